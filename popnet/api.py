@@ -1,0 +1,308 @@
+"""The Python API: a machine, and its kernels, for asyncio.
+
+    async with popnet.Machine.from_file("demo.yaml") as machine:
+        result = await machine["k1"].run(["ping", "-c1", "k2"])
+        assert result.ok
+
+Everything here talks to the machine's control socket, as the `popnet` command does; machines that the command
+started and machines started here are the same. Errors are those of `popnet.core.errors`, with a `hint`.
+"""
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote
+
+from popnet.control import launch, wire
+from popnet.control.capturing import Capture
+from popnet.control.client import Client
+from popnet.control.running import CommandFailed, CommandTimeout, Result, run
+from popnet.control.stream import ClientStream, connect, follow
+from popnet.core import errors
+
+__all__ = [
+    "Capture",
+    "ClientStream",
+    "CommandFailed",
+    "CommandTimeout",
+    "Kernel",
+    "Machine",
+    "Result",
+]
+
+OnEvent = Callable[[Mapping[str, Any]], None]
+
+
+class Machine:
+    """A machine.
+
+    Made by `from_file` (in a context: boots it, and takes it down at the end), `up` (boots it, and leaves
+    it), or `attach` (one that runs already; in a context or not, it is left as it is).
+    """
+
+    def __init__(
+        self,
+        file: str | os.PathLike[str] | None,
+        name: str | None,
+        run_dir: Path | None,
+        on_event: OnEvent | None = None,
+    ) -> None:
+        """For the makers."""
+        self._file = file
+        self._name = name
+        self._run_dir = run_dir
+        self._on_event = on_event
+        self._client: Client | None = None
+        self._process: launch.Process | None = None
+        self._down_at_exit = False
+
+    @classmethod
+    def from_file(
+        cls,
+        file: str | os.PathLike[str],
+        *,
+        name: str | None = None,
+        run_dir: Path | None = None,
+        on_event: OnEvent | None = None,
+    ) -> Self:
+        """The machine of a machine file: up from the entry of its context until the exit.
+
+        Args:
+            file: a path, or the bare name of a machine file that popnet brings along, such as `demo`.
+            name: instead of the name in the file.
+            run_dir: instead of the usual run directory.
+            on_event: called, in another thread, with each event of the boot.
+        """
+        return cls(file, name, run_dir, on_event)
+
+    @classmethod
+    async def up(
+        cls,
+        file: str | os.PathLike[str],
+        *,
+        name: str | None = None,
+        run_dir: Path | None = None,
+        on_event: OnEvent | None = None,
+    ) -> Self:
+        """Boots the machine of *file*, as `popnet up` does. It stays until `down`, longer than this process.
+
+        Raises InvalidMachineFile, BootFailed, Refused, Unavailable.
+        """
+        machine = cls(file, name, run_dir, on_event)
+        await machine._start()
+        return machine
+
+    @classmethod
+    def attach(cls, name: str | None = None, *, run_dir: Path | None = None) -> Self:
+        """A machine that runs: *name*, or $POPNET_MACHINE, or the only one. Raises NoSuchMachine."""
+        machine = cls(None, name, run_dir)
+        machine._client = Client(name, run_dir=run_dir)
+        return machine
+
+    @property
+    def name(self) -> str:
+        return self.client.machine
+
+    @property
+    def client(self) -> Client:
+        """The synchronous client of its control API, for what has no method here."""
+        if self._client is None:
+            raise errors.NoSuchMachine("this machine is not up yet", "use it inside `async with`")
+        return self._client
+
+    def __getitem__(self, kernel: str) -> "Kernel":
+        """The kernel of that name. It is not asked whether there is one until something is done with it."""
+        return Kernel(self, kernel)
+
+    def __repr__(self) -> str:
+        return f"<popnet.Machine {self._client.machine if self._client else self._name or self._file}>"
+
+    async def __aenter__(self) -> Self:
+        if self._client is None:
+            await self._start()
+            self._down_at_exit = True
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._down_at_exit:
+            await self.down()
+
+    async def info(self) -> dict[str, Any]:
+        """Its name, file, state, networks, and more."""
+        return dict(await self._get("/v1/machine"))
+
+    async def kernels(self) -> list[dict[str, Any]]:
+        """A row a kernel, by kid: name, state, generation, cpus, ipv4, ..., as in `popnet ps -o json`."""
+        return list(await self._get("/v1/kernels"))
+
+    async def counters(self) -> dict[str, Any]:
+        """The counters of all kernels and links."""
+        return dict(await self._get("/v1/counters"))
+
+    def events(self, since: int = 0, *, follow: bool = True) -> AsyncIterator[dict[str, Any]]:
+        """What happened and, with *follow*, happens: each event with a "seq" larger than *since*."""
+        return self._follow(f"/v1/events?since={since}&follow={follow:d}")
+
+    async def ssh_config(self) -> str:
+        """Configuration for OpenSSH clients, a Host for each kernel."""
+        return str(await self._get("/v1/ssh-config"))
+
+    async def down(self) -> None:
+        """Takes it down, and returns once all its processes are gone. Idempotent."""
+        self._down_at_exit = False
+        with contextlib.suppress(errors.NoSuchMachine, errors.PeerDied):  # then it is down
+            await asyncio.to_thread(launch.take_down, self.client)
+        if self._process is not None:
+            await asyncio.to_thread(self._process.wait, launch.DOWN_S)
+
+    async def _start(self) -> None:
+        assert self._file is not None
+        starting = asyncio.ensure_future(
+            asyncio.to_thread(
+                launch.start,
+                os.fspath(self._file),
+                name=self._name,
+                run_dir=self._run_dir,
+                on_event=self._on_event,
+            )
+        )
+        try:
+            ready, self._process = await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            (
+                ready,
+                self._process,
+            ) = await starting  # a thread cannot be cancelled: up it comes, and down it goes
+            self._client = Client(ready["name"], run_dir=self._run_dir)
+            await self.down()
+            raise
+        self._client = Client(ready["name"], run_dir=self._run_dir)
+
+    async def _get(self, path: str) -> Any:
+        return await asyncio.to_thread(self.client.get, path)
+
+    async def _post(self, path: str) -> Any:
+        return await asyncio.to_thread(self.client.post, path)
+
+    def _follow(self, path: str) -> AsyncIterator[dict[str, Any]]:
+        return follow(self.client.socket, path)
+
+
+class Kernel:
+    """A kernel of a machine. All methods raise NoSuchKernel if there is none of its name."""
+
+    def __init__(self, machine: Machine, name: str) -> None:
+        self.machine = machine
+        self.name = name
+        self._path = f"/v1/kernels/{quote(name, safe='')}"
+
+    def __repr__(self) -> str:
+        return f"<popnet.Kernel {self.name} of {self.machine!r}>"
+
+    async def info(self) -> dict[str, Any]:
+        """Its row, as in `Machine.kernels`."""
+        return dict(await self.machine._get(self._path))
+
+    async def boot(self) -> dict[str, Any]:
+        """Boots it, as its next generation; its row and "timeline". Raises IllegalState, BootFailed."""
+        return dict(await self.machine._post(self._path + "/boot"))
+
+    async def kill(self) -> dict[str, Any]:
+        """Kills it, as a crash would; its row. Raises IllegalState."""
+        return dict(await self.machine._post(self._path + "/kill"))
+
+    async def timeline(self) -> list[dict[str, Any]]:
+        """The steps of its last boot: "step", "start_ms", "took_ms"."""
+        return list(await self.machine._get(self._path + "/timeline"))
+
+    def dmesg(self, *, follow: bool = False) -> AsyncIterator[dict[str, Any]]:
+        """The lines of its log: "seq", "time_s" since its boot, "level", "text"."""
+        return self.machine._follow(f"{self._path}/dmesg?follow={follow:d}")
+
+    async def run(
+        self,
+        argv: Sequence[str],
+        *,
+        input: bytes | str = b"",
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        timeout_s: float | None = None,
+        check: bool = False,
+    ) -> Result:
+        """Runs a program in it, to its end.
+
+        Args:
+            argv: the program and its arguments; for a shell: ["sh", "-c", script].
+            input: what it reads; then its stdin ends.
+            env: added to the kernel's environment.
+            cwd: the directory it starts in.
+            timeout_s: seconds after which it is killed; None: never.
+            check: raise CommandFailed unless it succeeds.
+
+        Raises: NoSuchProgram, NotExecutable, CommandTimeout, CommandFailed, PeerDied.
+        """
+        return await run(
+            self._socket,
+            self.name,
+            argv,
+            input=input,
+            env=env,
+            cwd=cwd,
+            timeout_s=timeout_s,
+            check=check,
+        )
+
+    async def console(
+        self, n: int = 0, *, write: bool = True, force: bool = False, history: bool = True
+    ) -> ClientStream:
+        """A client of its terminal *n*: channel 0 is bytes both ways.
+
+        Args:
+            write: with the keyboard, which one client has. Raises Refused if it is taken, unless *force*.
+            history: what it showed before comes first.
+        """
+        path = wire.tty_path(self.name, n, write=write, force=force, history=history)
+        return await connect(self._socket, path)
+
+    async def history(self, n: int = 0) -> str:
+        """What its terminal *n* showed since power-on, as far as the primary remembers."""
+        return str(await self.machine._get(f"{self._path}/tty/{n}/history"))
+
+    def capture(self, filter: str = "", *, snap_length: int = 0) -> Capture:
+        """The frames of its NIC, for `async with`.
+
+        Args:
+            filter: in tcpdump's language; empty: all of them.
+            snap_length: bytes to keep of a frame; 0: all.
+        """
+        return Capture(self._socket, self.name, filter, snap_length)
+
+    async def inject(self, *frames: bytes | Iterable[bytes]) -> int:
+        """Sends frames out of its NIC, each from its Ethernet header on; the number that were sent.
+
+        Less than were given if there was no room for some. Raises Refused for one that is no frame by its
+        size.
+        """
+        async with await connect(self._socket, wire.stream_path(self.name, "inject"), {}) as stream:
+            for item in frames:
+                for frame in (item,) if isinstance(item, bytes) else item:
+                    await stream.send(frame)
+            await stream.finish()
+            while await stream.receive() is not None:
+                pass
+            return int((stream.result or {}).get("injected", 0))
+
+    async def dial(self, port: int, host: str = "127.0.0.1") -> ClientStream:
+        """A connection to a TCP port, made from inside it; bytes both ways. Raises Refused if it fails."""
+        params = {"port": port, "host": host}
+        return await connect(self._socket, wire.stream_path(self.name, "dial"), params)
+
+    @property
+    def _socket(self) -> Path:
+        return self.machine.client.socket

@@ -1,0 +1,107 @@
+"""`up`, `down`: a machine's life."""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from popnet.cli.bars import boot_lines, fancy_ok
+from popnet.cli.complete import MACHINE_FILE, quoted
+from popnet.cli.journal import event_line
+from popnet.cli.kernels import columns_for
+from popnet.cli.output import coloured, print_list
+from popnet.cli.settings import Settings, complete_machine, pass_settings, verb
+from popnet.cli.units import milliseconds_text
+
+if TYPE_CHECKING:
+    from popnet.control.client import Client
+
+
+@verb("up", lists=True)
+@click.argument("file", type=MACHINE_FILE)
+@click.option("--name", help="The machine's name, instead of the one in the file.")
+@pass_settings
+def up_verb(settings: Settings, file: str, name: str | None) -> None:
+    """Boot the machine that a file describes.
+
+    FILE is a path, or the bare name of a file that popnet brings along, such as demo. Exit status 1 if a
+    kernel failed.
+    """
+    booted = boot(settings, file, name or settings.machine)
+    took = milliseconds_text(booted.took_ms)
+    settings.say(f"machine {booted.client.machine}: up, {len(booted.rows)} kernels ({took})")
+    for line in boot_lines(booted.timelines, fancy_ok(sys.stderr.encoding)):
+        settings.say(line)
+    print_list(settings, "KernelList", booted.rows, columns_for(booted.rows))
+    if any(row["state"] != "online" for row in booted.rows):
+        click.get_current_context().exit(1)
+
+
+@dataclass(frozen=True, slots=True)
+class Booted:
+    """A machine that is up: its kernels as rows, and how each of them booted."""
+
+    client: "Client"
+    took_ms: float
+    rows: list[dict[str, Any]]
+    timelines: dict[str, list[dict[str, Any]]]
+
+
+def boot(settings: Settings, file: str, name: str | None) -> Booted:
+    """Boot the machine of *file*, under *name* if given, and show its progress.
+
+    Raises InvalidMachineFile, BootFailed, and whatever else the machine did not start for.
+    """
+    from popnet.control.client import Client
+    from popnet.control.launch import launch
+
+    progress = Progress(settings)
+    try:
+        ready = launch(file, name=name, run_dir=settings.run_path(), on_event=progress.event)
+    finally:
+        progress.end()
+    client = Client(ready["name"], run_dir=settings.run_path())
+    rows = client.get("/v1/kernels")
+    timelines = {row["name"]: client.get(f"/v1/kernels/{quoted(row['name'])}/timeline") for row in rows}
+    return Booted(client, ready["took_ms"], rows, timelines)
+
+
+class Progress:
+    """What a machine does while it boots: on a terminal one line that changes; with -v every event."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._line = not settings.quiet and not settings.verbose and sys.stderr.isatty()
+
+    def event(self, event: Mapping[str, Any]) -> None:
+        if self._settings.verbose:
+            self._settings.say(event_line(event, coloured(sys.stderr)))
+        elif self._line:
+            self._write(str(event.get("text", "")))
+
+    def end(self) -> None:
+        """Take the line away again."""
+        if self._line:
+            self._write("")
+
+    def _write(self, text: str) -> None:
+        sys.stderr.write(f"\r\x1b[K{text}")
+        sys.stderr.flush()
+
+
+@verb("down")
+@click.argument("name", required=False, metavar="[MACHINE]", shell_complete=complete_machine)
+@pass_settings
+def down_verb(settings: Settings, name: str | None) -> None:
+    """Shut the machine down.
+
+    Returns once its processes are gone.
+    """
+    settings.machine = name or settings.machine
+    from popnet.control.launch import take_down
+
+    client = settings.client()
+    take_down(client)
+    settings.say(f"machine {client.machine}: down")

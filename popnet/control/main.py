@@ -1,0 +1,173 @@
+"""`python -m popnet.control.main`: the process of a primary kernel, from its first instruction; `popnet up`
+starts it.
+
+The order matters. Everything is imported first (the loader inherits it). Then, while there is one thread:
+lock and ownership record,
+the machine's namespaces, keys, the fork of the loader, kernel 0's namespaces and init. Only then threads and
+the event loop.
+
+Progress goes to a descriptor as JSON lines: {"event": {...}} for each event, and last either {"ready":
+{"name", "socket"}} or
+{"error": {"code", "message", "hint"}}.
+"""
+
+import argparse
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from popnet.control import server
+from popnet.control.rundir import run_dir
+from popnet.core.errors import PopnetError, Refused, Unavailable
+from popnet.kernel import gc, host, loop, namespaces, owner
+from popnet.kernel.cgroup import Tree
+from popnet.kernel.configure import boot_config
+from popnet.kernel.credentials import make as make_credentials
+from popnet.kernel.daemon import name_process, prepare
+from popnet.kernel.loader import fork_loader
+from popnet.kernel.primary import Primary
+from popnet.kernel.timeline import Timeline
+from popnet.machine import file as machine_file
+from popnet.machine.names import machine_name
+from popnet.machine.search import find_machine_file, image_search_path
+from popnet.machine.spec import MachineSpec
+
+Progress = Callable[[dict[str, Any]], None]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a machine until it is taken down; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m popnet.control.main")
+    parser.add_argument("--file", required=True)
+    parser.add_argument("--name")
+    parser.add_argument("--run-dir", type=Path)
+    parser.add_argument("--progress-fd", type=int)
+    options = parser.parse_args(arguments)
+    progress = _progress(options.progress_fd)
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)
+    try:
+        _run(options, progress)
+    except PopnetError as error:
+        progress({"error": {"code": error.code, "message": str(error), "hint": error.hint}})
+        return 1
+    return 0
+
+
+def _run(options: argparse.Namespace, progress: Progress) -> None:
+    started_at_s = time.monotonic()
+    machine = _load(options)
+    base = options.run_dir or run_dir()
+    base.mkdir(mode=0o700, parents=True, exist_ok=True)
+    directory = base / machine.name
+    _clean_up_after_crash(base, machine.name)
+    ownership = owner.Ownership(directory, machine.name)
+    try:
+        _redirect_output(directory)
+        _run_owned(machine, options, ownership, base, progress, started_at_s)
+    finally:
+        ownership.release()
+
+
+def _load(options: argparse.Namespace) -> MachineSpec:
+    path = find_machine_file(options.file, os.environ)
+    machine = machine_file.load(path, host.read_host(), image_search_path(os.environ, path))
+    if options.name:
+        try:
+            return _renamed(machine, machine_name(options.name))
+        except ValueError as error:
+            raise Refused(f"--name: {error}") from None
+    return machine
+
+
+def _renamed(machine: MachineSpec, name: str) -> MachineSpec:
+    """*machine* under another name, so that one file can run twice."""
+    return replace(machine, name=name)
+
+
+def _clean_up_after_crash(base: Path, name: str) -> None:
+    """A machine of this name whose primary was killed leaves a directory; what it owned goes before the name
+    is used again."""
+    if (base / name / "lock").exists() and not owner.is_alive(base / name):
+        gc.collect_machine(base / name)
+
+
+def _run_owned(
+    machine: MachineSpec,
+    options: argparse.Namespace,
+    ownership: owner.Ownership,
+    base: Path,
+    progress: Progress,
+    started_at_s: float,
+) -> None:
+    try:
+        namespaces.enter_machine()
+    except OSError as error:
+        hint = "`popnet doctor` tells how to allow it; root does not need it"
+        raise Unavailable(f"this host lets ordinary users make no user namespaces ({error})", hint) from None
+    name_process(f"{machine.name}")
+    popnet = [sys.executable, "-m", "popnet.cli.main"]
+    credentials = make_credentials(machine, ownership.directory, base, popnet)
+    images = {kernel.image: machine_file.load_image(kernel.image_path) for kernel in machine.kernels}
+    tree = Tree(machine.name, ownership.add_cgroup)
+    loader_pid, loader = fork_loader()
+    ownership.add_process(loader_pid)
+    timeline = Timeline(time.monotonic())
+    own = machine.primary
+    config = boot_config(machine, own, images[own.image], 1, credentials, ownership.directory)
+    prepared = prepare(config, tree.group(own.name), timeline)
+
+    async def serve() -> None:
+        primary = Primary(machine, images, ownership, credentials, tree, loader, prepared, config, timeline)
+        primary.on_event = lambda event: progress({"event": event})
+        socket_path = ownership.directory / "control.sock"
+        try:
+            await primary.start()
+            api = await server.serve(primary, socket_path)
+        except BaseException:
+            await primary.down()
+            raise
+        took_ms = round((time.monotonic() - started_at_s) * 1e3, 1)
+        progress({"ready": {"name": machine.name, "socket": str(socket_path), "took_ms": took_ms}})
+        primary.on_event = lambda event: None
+        try:
+            await primary.wait()
+        finally:
+            await api.close()
+
+    try:
+        loop.run(serve())
+    finally:
+        loader.close()
+        os.waitpid(loader_pid, 0)
+
+
+def _redirect_output(directory: Path) -> None:
+    """What daemons print (tracebacks, mostly) goes to the machine's log from here on."""
+    log = os.open(directory / "machine.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
+
+
+def _progress(fd: int | None) -> Progress:
+    if fd is None:
+        return lambda message: print(json.dumps(message), flush=True)
+    os.set_inheritable(fd, False)
+
+    def write(message: dict[str, Any]) -> None:
+        try:
+            os.write(fd, json.dumps(message).encode() + b"\n")
+        except BrokenPipeError:
+            return  # whoever started the machine has gone; the machine stays
+
+    return write
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,135 @@
+"""The routes of the control API, one line each, and the OpenAPI document that is made of them. Pure."""
+
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+Kind = Literal["json", "text", "lines", "stream"]
+"""What a route answers: JSON, plain text, JSON lines (NDJSON) as they come, or a WebSocket."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One route. *operation* is the name of its handler, and its operationId."""
+
+    operation: str
+    method: str
+    path: str
+    summary: str
+    kind: Kind = "json"
+    query: tuple[str, ...] = ()
+
+
+_KERNEL: Final = "/v1/kernels/{kernel}"
+
+ROUTES: Final = (
+    Route("machine", "GET", "/v1/machine", "The machine: its name, file, state, networks"),
+    Route("down", "POST", "/v1/down", "Take the machine down, all kernels of it"),
+    Route("kernels", "GET", "/v1/kernels", "All kernels, by kid"),
+    Route("kernel", "GET", _KERNEL, "One kernel"),
+    Route("boot", "POST", _KERNEL + "/boot", "Boot a kernel, and wait until it is online"),
+    Route("kill", "POST", _KERNEL + "/kill", "Kill a kernel as a crash would"),
+    Route("timeline", "GET", _KERNEL + "/timeline", "The steps of its last boot, and what each took"),
+    Route("dmesg", "GET", _KERNEL + "/dmesg", "Its log", "lines", ("follow",)),
+    Route("events", "GET", "/v1/events", "What happened in the machine", "lines", ("follow", "since")),
+    Route("ssh_config", "GET", "/v1/ssh-config", "Configuration for OpenSSH clients", "text"),
+    Route("counters", "GET", "/v1/counters", "Counters of all kernels and links"),
+    Route("stream", "GET", _KERNEL + "/stream/{service}", "A stream to a service", "stream", ("params",)),
+    Route("tty", "GET", _KERNEL + "/tty/{n}", "A terminal", "stream", ("write", "force", "history")),
+    Route("history", "GET", _KERNEL + "/tty/{n}/history", "What a terminal showed until now", "text"),
+    Route("openapi", "GET", "/v1/openapi.json", "This document"),
+)
+
+_SWITCH: Final = {"type": "integer", "enum": [0, 1]}
+
+_PARAMETERS: Final[dict[str, tuple[dict[str, Any], str]]] = {
+    "kernel": ({"type": "string"}, "Name of the kernel"),
+    "service": ({"type": "string"}, "Name of the service: exec, capture, inject, dial, ..."),
+    "n": ({"type": "integer", "minimum": 0}, "Number of the terminal; 0 is the console"),
+    "follow": (_SWITCH, "1: go on as new lines come"),
+    "since": ({"type": "integer", "minimum": 0}, "Only events with a larger sequence number"),
+    "params": ({"type": "string"}, "Parameters of the service, a JSON object"),
+    "write": (_SWITCH, "1 (default): with the keyboard, which only one client has"),
+    "force": (_SWITCH, "1: take the keyboard from whoever has it"),
+    "history": (_SWITCH, "1 (default): what the terminal showed before comes first"),
+}
+
+_ERROR: Final = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["code", "message", "hint"],
+            "properties": {
+                "code": {"type": "string", "description": "Stable name of the error"},
+                "message": {"type": "string"},
+                "hint": {"type": "string", "description": "What to do about it; may be empty"},
+            },
+        }
+    },
+}
+
+_STREAM: Final = (
+    "Switches to a WebSocket. Binary messages: the first byte is the channel, the rest data. Text messages "
+    'are JSON: the server sends {"accepted": true} or {"error": {...}} first, {"result": {...}} or '
+    '{"error": {...}} last; the client may send {"close": true} when it has nothing more to send.'
+)
+
+_ANSWERS: Final[dict[Kind, dict[str, Any]]] = {
+    "json": {"200": {"description": "Done", "content": {"application/json": {"schema": {}}}}},
+    "text": {"200": {"description": "Text", "content": {"text/plain": {"schema": {"type": "string"}}}}},
+    "lines": {
+        "200": {
+            "description": "One JSON object a line, each as it comes",
+            "content": {"application/x-ndjson": {"schema": {"type": "object"}}},
+        }
+    },
+    "stream": {"101": {"description": _STREAM}},
+}
+
+
+def document(version: str) -> dict[str, Any]:
+    """The OpenAPI 3.1 document of the API."""
+    paths: dict[str, dict[str, Any]] = {}
+    for route in ROUTES:
+        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "popnet control API",
+            "version": version,
+            "description": "HTTP over the machine's unix socket, <run directory>/<machine>/control.sock.",
+        },
+        "paths": paths,
+        "components": {"schemas": {"Error": _ERROR}},
+    }
+
+
+def _operation(route: Route) -> dict[str, Any]:
+    inside = [part[1:-1] for part in route.path.split("/") if part.startswith("{")]
+    return {
+        "operationId": route.operation,
+        "summary": route.summary,
+        "parameters": [
+            *(_parameter(name, "path") for name in inside),
+            *(_parameter(name, "query") for name in route.query),
+        ],
+        "responses": {
+            **_ANSWERS[route.kind],
+            "default": {
+                "description": "An error",
+                "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
+            },
+        },
+    }
+
+
+def _parameter(name: str, where: str) -> dict[str, Any]:
+    schema, description = _PARAMETERS[name]
+    return {
+        "name": name,
+        "in": where,
+        "required": where == "path",
+        "schema": schema,
+        "description": description,
+    }

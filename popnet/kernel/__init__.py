@@ -1,0 +1,1 @@
+"""Composition: loader, primary, secondary, init, namespaces, cgroups."""

@@ -1,0 +1,85 @@
+"""All that a daemon is told at boot: decided by the primary, sent through the loader as JSON, read once."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from ipaddress import IPv4Network, IPv6Network
+from typing import Any
+
+from popnet.core import addresses
+from popnet.kernel.rootfs import RootPlan
+from popnet.machine.spec import KernelSpec
+
+
+@dataclass(frozen=True, slots=True)
+class BootConfig:
+    """The configuration of one incarnation of a kernel.
+
+    Attributes:
+        mount_point: an empty directory of the host; file systems are mounted on it out of the host's sight.
+        host_key: the kernel's ssh host key, OpenSSH private format.
+        authorized_keys: public keys that may log in, one a line.
+        shell: path of the login shell inside the kernel.
+        started_at_s: monotonic time at which the boot was asked for.
+    """
+
+    machine: str
+    kernel: KernelSpec
+    generation: int
+    subnet: IPv4Network
+    subnet6: IPv6Network
+    root: RootPlan
+    mount_point: str
+    host_key: str
+    authorized_keys: str
+    shell: str
+    started_at_s: float
+
+    @property
+    def kid(self) -> int:
+        return self.kernel.kid
+
+    @property
+    def address(self) -> str:
+        return str(addresses.ipv4(self.kid, self.subnet))
+
+    def environment(self, **more: str) -> dict[str, str]:
+        """The environment of programs in the kernel: a login's, then the machine file's, then *more*."""
+        return {
+            "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            "HOME": "/root",
+            "USER": "root",
+            "LOGNAME": "root",
+            "SHELL": self.shell,
+            "LANG": "C.UTF-8",
+            **dict(self.kernel.env),
+            **more,
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        return json.loads(json.dumps(asdict(self), default=str))  # type: ignore[no-any-return]
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "BootConfig":
+        kernel = dict(data["kernel"])
+        kernel["cpus"] = tuple(kernel["cpus"])
+        kernel["env"] = tuple((name, value) for name, value in kernel["env"])
+        return cls(
+            **{
+                **data,
+                "kernel": KernelSpec(**kernel),
+                "subnet": IPv4Network(data["subnet"]),
+                "subnet6": IPv6Network(data["subnet6"]),
+                "root": RootPlan(**data["root"]),
+            }
+        )
+
+
+def hosts_file(kernels: Iterable[KernelSpec], subnet: IPv4Network, subnet6: IPv6Network) -> str:
+    """The text of /etc/hosts: every kernel of the machine, whether it runs or not."""
+    lines = ["127.0.0.1 localhost", "::1 localhost ip6-localhost ip6-loopback"]
+    for kernel in kernels:
+        names = " ".join(dict.fromkeys((kernel.hostname, kernel.name)))
+        lines.append(f"{addresses.ipv4(kernel.kid, subnet)} {names}")
+        lines.append(f"{addresses.ipv6(kernel.kid, subnet6)} {names}")
+    return "\n".join(lines) + "\n"

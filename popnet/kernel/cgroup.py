@@ -1,0 +1,205 @@
+"""The control groups of a machine: one group for each kernel, which holds its init and all that it starts.
+
+Two trees exist on hosts: v2 (one tree) and v1 (one tree a controller). Both are driven through one small
+interface, `Group`. Where neither can be written, a kernel still has its CPU affinity, and `popnet doctor`
+says that memory is not limited.
+
+Groups are made below the group that the machine itself runs in, so that whoever limits the machine limits its
+kernels. Names start with `popnet-` and end with the primary's pid, since two users' machines may have one
+name; every path made is told to the machine's ownership record before it is made.
+"""
+
+import contextlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path("/sys/fs/cgroup")
+_CONTROLLERS: Final = ("cpuset", "memory", "pids")
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The control group of one kernel: one directory in v2, one a controller in v1.
+
+    Attributes:
+        directories: controller name -> directory. In v2 all controllers share one directory.
+    """
+
+    directories: dict[str, Path]
+
+    def limit(self, cpus: str, memory_bytes: int | None) -> list[str]:
+        """Apply the partition: *cpus* as a CPU list, memory in bytes (None: no limit). Returns what could not
+        be applied."""
+        missing = []
+        if not self._set_cpus(cpus):
+            missing.append("cpuset")
+        if memory_bytes is not None and not self._set_memory(memory_bytes):
+            missing.append("memory")
+        return missing
+
+    def add(self, pid: int) -> None:
+        """Move process *pid*, and so all that it will start, into the group."""
+        for directory in set(self.directories.values()):
+            (directory / "cgroup.procs").write_text(str(pid))
+
+    def memory_used(self) -> int | None:
+        """Bytes of memory in use, or None if the host does not count it."""
+        directory = self.directories.get("memory")
+        for name in ("memory.current", "memory.usage_in_bytes"):
+            if directory is not None and (directory / name).exists():
+                return int((directory / name).read_text())
+        return None
+
+    def remove(self) -> None:
+        """Remove the group's directories; processes in it must have ended."""
+        for directory in set(self.directories.values()):
+            with contextlib.suppress(FileNotFoundError):
+                directory.rmdir()
+
+    def _set_cpus(self, cpus: str) -> bool:
+        directory = self.directories.get("cpuset")
+        if directory is None:
+            return False
+        # v1 wants the memory nodes too, before a process may join.
+        mems = directory / "cpuset.mems"
+        if (directory / "cpuset.effective_mems").exists() and not mems.read_text().strip():
+            mems.write_text((directory.parent / "cpuset.effective_mems").read_text().strip())
+        return _write(directory / "cpuset.cpus", cpus)
+
+    def _set_memory(self, limit: int) -> bool:
+        directory = self.directories.get("memory")
+        if directory is None:
+            return False
+        if (directory / "memory.max").exists():
+            return _write(directory / "memory.max", str(limit))
+        return _write(directory / "memory.limit_in_bytes", str(limit))
+
+
+class Tree:
+    """The control groups of a machine, on whatever the host offers.
+
+    Args:
+        machine: the machine's name.
+        record: told every directory before it is made.
+        root, memberships: where the trees are mounted, and the text of /proc/self/cgroup (for tests).
+    """
+
+    def __init__(
+        self,
+        machine: str,
+        record: Callable[[Path], None],
+        root: Path = ROOT,
+        memberships: str | None = None,
+    ) -> None:
+        text = Path("/proc/self/cgroup").read_text() if memberships is None else memberships
+        self._record = record
+        self._bases = {
+            controller: base / f"popnet-{machine}-{os.getpid()}"
+            for controller, base in _bases(root, text).items()
+        }
+        self._made: list[Path] = []
+        for directory in dict.fromkeys(self._bases.values()):
+            if self._make(directory):
+                self._enable(directory)
+        self._bases = {c: d for c, d in self._bases.items() if d in self._made}
+
+    @property
+    def controllers(self) -> tuple[str, ...]:
+        """The controllers that can be used here; empty where groups cannot be made."""
+        return tuple(self._bases)
+
+    def group(self, kernel: str) -> Group:
+        """Make the group of *kernel*; it has no directories where the host offers none."""
+        directories = {}
+        for controller, base in self._bases.items():
+            directory = base / kernel
+            if directory.is_dir() or self._make(directory):
+                directories[controller] = directory
+        return Group(directories)
+
+    def remove(self) -> None:
+        """Remove every directory made, kernels first."""
+        for directory in reversed(self._made):
+            with contextlib.suppress(OSError):
+                directory.rmdir()
+
+    def _make(self, directory: Path) -> bool:
+        if not os.access(directory.parent, os.W_OK):
+            return False
+        self._record(directory)
+        try:
+            directory.mkdir(exist_ok=True)
+        except OSError:
+            return False
+        if directory not in self._made:
+            self._made.append(directory)
+        return True
+
+    def _enable(self, directory: Path) -> None:
+        """Prepare a machine's directory so that its kernels' groups have working controllers."""
+        if (directory / "cgroup.controllers").exists():
+            for controller in _CONTROLLERS:
+                _write(directory / "cgroup.subtree_control", f"+{controller}")
+        elif (directory / "cpuset.cpus").exists():
+            for name in ("cpus", "mems"):
+                inherited = (directory.parent / f"cpuset.effective_{name}").read_text().strip()
+                _write(directory / f"cpuset.{name}", inherited)
+
+
+def _bases(root: Path, memberships: str) -> dict[str, Path]:
+    """Controller -> directory of the group that this process is in, for the controllers found below
+    *root*."""
+    bases: dict[str, Path] = {}
+    for line in memberships.splitlines():
+        _, controllers, path = line.split(":", 2)
+        relative = path.lstrip("/")
+        for controller in _CONTROLLERS:
+            if controller in controllers.split(","):
+                bases[controller] = _existing(root / controller, relative)
+        if controllers == "":
+            unified = root / "unified" if (root / "unified/cgroup.controllers").exists() else root
+            base = _existing(unified, relative)
+            for group in (base, unified):
+                offered = _handed_on(group, change=group != unified)
+                found: dict[str, Path] = {c: group for c in _CONTROLLERS if c in offered and c not in bases}
+                if found:
+                    bases |= found
+                    break
+    return bases
+
+
+def _handed_on(group: Path, change: bool) -> set[str]:
+    """The controllers that children of the v2 *group* have.
+
+    With *change*, what can be is handed on first: a group that has processes cannot. The root group is the
+    host's business; it is used, never changed.
+    """
+    file = group / "cgroup.subtree_control"
+    handed_on = _read_words(file)
+    if change and not _read_words(group / "cgroup.procs"):
+        handed_on |= {controller for controller in _CONTROLLERS if _write(file, f"+{controller}")}
+    return handed_on
+
+
+def _existing(root: Path, relative: str) -> Path:
+    """The directory of a group; in a container the path of /proc/self/cgroup may not exist below the mount,
+    which then is it."""
+    return root / relative if (root / relative).is_dir() else root
+
+
+def _read_words(path: Path) -> set[str]:
+    try:
+        return set(path.read_text().split())
+    except OSError:
+        return set()
+
+
+def _write(path: Path, text: str) -> bool:
+    try:
+        path.write_text(text)
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,340 @@
+"""The daemon of one kernel: what the primary and every secondary have in common.
+
+Boot has two halves. `prepare` runs before any thread or event loop exists: namespaces, and the fork of init,
+which builds the root file system while the daemon goes on. `Daemon.start` runs on the loop.
+
+    prepare            namespaces -> init (forked; it builds the root from here on)
+    secondary          windows -> check-in
+    Daemon.start       nic -> cgroup -> root (init is ready) -> ttys -> services -> online
+
+One process then runs: the event loop with messages, terminals and services; one native thread, the pump, with
+the frames; and
+init, a child. A failure at any step ends this process, and with it everything that the kernel had: its
+namespaces hold the rest.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from popnet import __version__
+from popnet.core import addresses, limits
+from popnet.core.errors import BootFailed, PeerDied, PopnetError
+from popnet.kernel import init, linux, namespaces
+from popnet.kernel.bootconfig import BootConfig
+from popnet.kernel.cgroup import Group
+from popnet.kernel.console import Console
+from popnet.kernel.initclient import InitClient
+from popnet.kernel.links import Links, SendOffer
+from popnet.kernel.services import ExecService, serve_dial
+from popnet.kernel.timeline import Timeline
+from popnet.machine import cmdline
+from popnet.machine.units import format_cpus
+from popnet.message.endpoint import Endpoint
+from popnet.message.kinds import Kind
+from popnet.message.stream import Stream
+from popnet.net import capture, nic, tap
+from popnet.transport import doorbell
+from popnet.transport._native import Pump
+from popnet.transport.handover import create_handover, send_packet
+
+_SSH_PORT: Final = 22
+
+_LEVELS: Final = ("emerg", "alert", "crit", "err", "warning", "notice", "info", "debug")
+"""Names of Linux's log levels 0 to 7; a console shows those below its `loglevel=`."""
+
+_LEVELS_ALL: Final = 7
+"""What `loglevel=` is unless it is given, as in Linux."""
+
+_QUIET: Final = 4
+"""What `loglevel=` is with `quiet`, as in Linux."""
+
+_INIT_WATCH_S: Final = 0.1
+"""Seconds that an init program of an image's own must last before its kernel counts as online."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What `prepare` made: init's pid, the daemon's end of its channel, and the group that init is to
+    join."""
+
+    init_pid: int
+    channel: socket.socket
+    group: Group
+
+
+def prepare(config: BootConfig, group: Group, timeline: Timeline) -> Prepared:
+    """Make the kernel's namespaces, join those a daemon belongs in, and fork init. The caller has one thread.
+
+    Raises:
+        BootFailed: names the step and the reason.
+    """
+    step = "namespaces"
+    try:
+        user_namespace = namespaces.enter_kernel()
+        timeline.done(step)
+        step = "init"
+        ours, theirs = create_handover()
+        os.sched_setaffinity(0, config.kernel.cpus)
+        parameters = cmdline.parse(config.kernel.cmdline)
+        plan = init.InitPlan(
+            root=config.root,
+            mount_point=config.mount_point,
+            user_namespace=user_namespace,
+            hostname=config.kernel.hostname,
+            program=(config.kernel.init, *parameters.init_arguments) if config.kernel.init else (),
+            environ=config.environment(**parameters.init_environment),
+        )
+        pid = linux.fork_into(linux.CLONE_NEWPID)
+        if pid == 0:
+            ours.close()
+            init.run(theirs, plan)
+        theirs.close()
+        os.close(user_namespace)
+        timeline.done(step)
+    except OSError as error:
+        raise BootFailed(f"{step}: {error}", "`popnet doctor` tells what this host allows") from error
+    return Prepared(pid, ours, group)
+
+
+class Daemon:
+    """One running kernel.
+
+    Args:
+        prepared: from `prepare`, in this process.
+        send_offer: sends an offer of a link towards a peer.
+        log: takes (level, text) of the kernel's log.
+        on_exit: called once with the reason when init ends.
+    """
+
+    def __init__(
+        self,
+        config: BootConfig,
+        prepared: Prepared,
+        timeline: Timeline,
+        send_offer: SendOffer,
+        log: Callable[[str, str], None],
+        on_exit: Callable[[str], None],
+    ) -> None:
+        self.config = config
+        self.timeline = timeline
+        self._log = log
+        self._message_bell = doorbell.create_doorbell()
+        self._frame_bell = doorbell.create_doorbell()
+        self._upcall = doorbell.create_doorbell()
+        bells = (self._message_bell, self._frame_bell)
+        self.links = Links(config.kid, config.generation, bells, send_offer, self._violated)
+        self.endpoint = Endpoint(config.kid, config.generation, self._message_bell, self.links.connect)
+        self.endpoint.on_violation = self.links.violated
+        self.links.endpoint = self.endpoint
+        self.init = InitClient(prepared.channel, prepared.init_pid, on_exit)
+        self.consoles: list[Console] = []
+        self.pump: Pump | None = None
+        self._tap: tap.Tap | None = None
+        self._pump_thread: threading.Thread | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        parameters = cmdline.parse(config.kernel.cmdline)
+        self._console_level = _QUIET if parameters.quiet else _LEVELS_ALL
+        if parameters.loglevel is not None:
+            self._console_level = parameters.loglevel
+        self._console_lines: list[str] = []
+        # Joining a control group can take 20 ms (cpuset of v1 waits for all CPUs), so it goes on beside the
+        # rest.
+        self._partition = asyncio.create_task(asyncio.to_thread(self._apply_partition, prepared))
+
+    async def start(self) -> None:
+        """Bring the kernel online. Raises BootFailed, which names the step and the reason."""
+        kernel = self.config.kernel
+        where = f"kernel {kernel.kid} ({kernel.name}), generation {self.config.generation}"
+        self.say("notice", f"popnet {__version__}: {where}, image {kernel.image}")
+        self.say("info", f"Command line: {kernel.cmdline}")
+        step = "nic"
+        try:
+            self._start_nic()
+            self.timeline.done(step)
+            step = "cgroup"
+            for missing in await self._partition:
+                self.say("warning", f"{missing}: no control group here, so the limit is not enforced")
+            self.timeline.done(step)
+            step = "root"
+            await self.init.wait_ready()
+            self.timeline.done(step)
+            self.say("info", f"init: {kernel.init or 'pid 1'}, root is up, CPUs {format_cpus(kernel.cpus)}")
+            step = "ttys"
+            for n in range(kernel.ttys):
+                console = Console(n, self.init, self.config.shell, self.config.environment)
+                await console.start(self.endpoint, self.config.generation)
+                self.consoles.append(console)
+            await self._print_lines()
+            self.timeline.done(step)
+            step = "services"
+            self._start_services()
+            self.timeline.done(step)
+            if kernel.init is not None:
+                step = "init"
+                await self._watch_program()
+                self.timeline.done(step)
+        except BootFailed:
+            raise
+        except (OSError, PopnetError) as error:
+            raise BootFailed(f"{step}: {error}", getattr(error, "hint", "")) from error
+
+    async def _watch_program(self) -> None:
+        """An image's own init that ends at once fails the boot, not a kernel called online."""
+        await asyncio.wait([self.init.exited], timeout=_INIT_WATCH_S)
+        if self.init.exited.done():
+            raise BootFailed(self.init.exited.result())
+
+    def say(self, level: str, text: str) -> None:
+        """Put a line into the kernel's log, and on its console if it matters enough for `loglevel=`."""
+        self._log(level, text)
+        if _LEVELS.index(level) >= self._console_level:
+            return
+        since_s = time.monotonic() - self.config.started_at_s
+        self._console_lines.append(f"[{since_s:12.6f}] {text}\n")
+        if self.consoles:
+            self._spawn(self._print_lines())
+
+    async def _print_lines(self) -> None:
+        """Show on the console what was said before it was there, and since."""
+        lines, self._console_lines = self._console_lines, []
+        await self.consoles[0].print("".join(lines))
+
+    def _apply_partition(self, prepared: Prepared) -> list[str]:
+        """Put init into its control group and let it go on; returns the limits that were not set."""
+        kernel = self.config.kernel
+        missing = prepared.group.limit(format_cpus(kernel.cpus), kernel.memory_bytes)
+        # Either fails only if init has ended, and then `wait_ready` tells why.
+        with contextlib.suppress(ProcessLookupError):
+            prepared.group.add(prepared.init_pid)
+        with contextlib.suppress(OSError):
+            send_packet(prepared.channel, {"op": "go"})
+        return missing
+
+    def _start_nic(self) -> None:
+        config = self.config
+        self._tap = tap.open_tap("eth0")
+        configured = nic.configure("eth0", config.kid, config.subnet, config.subnet6, config.kernel.mtu)
+        # A kernel that shares its core must not spin on it while others could run.
+        poll_us = limits.POLL_US if len(config.kernel.cpus) >= 1 else 0
+        self.pump = Pump(
+            self._tap.fd,
+            self._frame_bell,
+            self._upcall,
+            config.kid,
+            config.kid == 0,
+            limits.BUDGET,
+            poll_us,
+        )
+        asyncio.get_running_loop().add_reader(self._upcall, self._pump_calls)
+        self.links.start_frames(self.pump)
+        self._pump_thread = threading.Thread(target=self.pump.run, name="pump", daemon=True)
+        self._pump_thread.start()
+        self.say("info", f"eth0: {addresses.mac_text(config.kid)}, {configured.ipv4}, mtu {configured.mtu}")
+
+    def _start_services(self) -> None:
+        name = f"{self.config.kernel.name}/eth0"
+        pump = self.pump
+        assert pump is not None
+
+        async def serve_capture(stream: Stream) -> None:
+            await capture.serve_capture(stream, pump, name, addresses.mac(self.config.kid))
+
+        async def serve_inject(stream: Stream) -> None:
+            await capture.serve_inject(stream, pump)
+
+        self.endpoint.answer(Kind.COUNTERS, self._answer_counters)
+        self.endpoint.serve("exec", ExecService(self.init, self.config.environment))
+        self.endpoint.serve("dial", serve_dial)
+        self.endpoint.serve("capture", serve_capture)
+        self.endpoint.serve("inject", serve_inject)
+        if self.config.kernel.ssh:
+            self._start_sshd()
+
+    def _start_sshd(self) -> None:
+        """Listen in the kernel's network namespace, which this process is in; init accepts."""
+        dual = socket.has_dualstack_ipv6()
+        family = socket.AF_INET6 if dual else socket.AF_INET
+        with socket.create_server(
+            ("", _SSH_PORT), family=family, dualstack_ipv6=dual, backlog=64
+        ) as listener:
+            self.init.serve_ssh(
+                listener.fileno(),
+                self.config.host_key,
+                self.config.authorized_keys,
+                self.config.shell,
+                self.config.environment(),
+            )
+        self.say("info", f"sshd: listening on {self.config.address} port {_SSH_PORT}")
+
+    def _pump_calls(self) -> None:
+        """The pump wants something: direct links, or a link closed because of nonsense in it."""
+        doorbell.drain(self._upcall)
+        assert self.pump is not None
+        for kid in self.pump.wanted():
+            self._spawn(self._connect(kid))
+        for kid in self.pump.violations():
+            link = self.links.linked.get(kid)
+            self.links.violated(kid, (link and link.violation) or "nonsense in its frames")
+
+    async def _connect(self, kid: int) -> None:
+        """Make a direct link for frames; without one they go on through the primary, which counts what it
+        drops."""
+        try:
+            await self.links.connect(kid)
+        except PeerDied:
+            return
+
+    def _violated(self, kid: int, reason: str) -> None:
+        self.say("err", f"link to kernel {kid} closed: {reason}")
+        self.on_violation(kid, reason)
+
+    def on_violation(self, kid: int, reason: str) -> None:
+        """A peer's nonsense closed its link; composition that must tell others overrides this."""
+
+    def _spawn(self, work: Any) -> None:
+        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def beat(self) -> None:
+        """Count heartbeats for as long as the kernel lives."""
+        while True:
+            self.links.beat()
+            await asyncio.sleep(limits.HEARTBEAT_S)
+
+    async def _answer_counters(self, kid: int, body: bytes) -> bytes:
+        return json.dumps(self.counters()).encode()
+
+    def counters(self) -> dict[str, Any]:
+        """Counters of the kernel's NIC, links, messages and consoles."""
+        return {
+            "nic": self.pump.counters() if self.pump is not None else {},
+            "links": {str(kid): counters for kid, counters in self.links.counters().items()},
+            "messages": self.endpoint.counters(),
+        }
+
+    async def stop(self, grace_s: float) -> None:
+        """End the kernel's programs and all that the daemon runs; the process may exit afterwards."""
+        for console in self.consoles:
+            console.stop()
+        if not self.init.exited.done():
+            await self.init.shut_down(grace_s)
+        await self.endpoint.stop()
+        if self.pump is not None and self._pump_thread is not None:
+            self.pump.stop()
+            await asyncio.to_thread(self._pump_thread.join)
+        if self._tap is not None:
+            self._tap.close()
+
+
+def name_process(name: str) -> None:
+    """Show a kernel's daemon under its name in the host's `ps` and `top`."""
+    linux.set_process_name(f"popnet:{name}")

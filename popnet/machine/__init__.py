@@ -1,0 +1,1 @@
+"""Pure: the machine file, partition, boot parameters and the state machines."""

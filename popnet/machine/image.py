@@ -1,0 +1,40 @@
+"""An image is what a kernel runs: a directory whose `image.yaml` says how its root is made, and its init."""
+
+from dataclasses import dataclass
+from typing import Final
+
+KINDS: Final = {"native": "the host's own Linux, seen from namespaces of its own"}
+ROOTS: Final = {
+    "host-overlay": "the host's files, copy-on-write: changes stay in the kernel and end with it",
+    "ramdisk": "an empty file system in memory, with the programs listed",
+}
+
+MANIFEST: Final = "image.yaml"
+"""The file that makes a directory an image."""
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """One image.
+
+    Attributes:
+        name: of its directory too.
+        kind: one of KINDS.
+        root: one of ROOTS.
+        init: absolute path of its init; None is popnet's own.
+        ssh: whether it can run sshd, and does unless a kernel says no.
+        ttys: how many terminals its kernels have unless they say otherwise.
+        programs: programs of the host that a ramdisk gets; busybox brings its applets.
+        append: boot parameters of all its kernels.
+        path: its directory.
+    """
+
+    name: str
+    kind: str
+    root: str
+    init: str | None
+    ssh: bool
+    ttys: int
+    programs: tuple[str, ...]
+    append: str
+    path: str

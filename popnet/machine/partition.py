@@ -1,0 +1,41 @@
+"""The partitioner: who gets which CPUs. Kernels that list theirs keep them, the others share what is left."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+
+def share_cpus(
+    available: Sequence[int], explicit: Mapping[str, Sequence[int]], automatic: Sequence[str]
+) -> dict[str, tuple[int, ...]]:
+    """CPUs for the kernels named in *automatic*, from those *available* that no *explicit* list holds.
+
+    Enough of them: each kernel gets a run of neighbours; the first kernels have one more if it does not work
+    out even. Too few: kernels take turns and share a CPU, so that any machine boots on one core. None left:
+    they share all that are available.
+    """
+    taken = {cpu for cpus in explicit.values() for cpu in cpus}
+    pool = [cpu for cpu in available if cpu not in taken] or list(available)
+    if len(pool) < len(automatic):
+        return {name: (pool[index % len(pool)],) for index, name in enumerate(automatic)}
+    shares: dict[str, tuple[int, ...]] = {}
+    start = 0
+    for index, name in enumerate(automatic):
+        size = len(pool) // len(automatic) + (index < len(pool) % len(automatic))
+        shares[name] = tuple(pool[start : start + size])
+        start += size
+    return shares
+
+
+def number_kernels(names: Iterable[str], explicit: Mapping[str, int]) -> dict[str, int]:
+    """A kid for each of *names*: its *explicit* one, or the next that is free, from 1, in order."""
+    taken = set(explicit.values())
+    kids: dict[str, int] = {}
+    free = 1
+    for name in names:
+        if name in explicit:
+            kids[name] = explicit[name]
+            continue
+        while free in taken:
+            free += 1
+        taken.add(free)
+        kids[name] = free
+    return kids

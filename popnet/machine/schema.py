@@ -1,0 +1,314 @@
+"""The shape of machine files and image manifests: keys, types, ranges; and the JSON Schema that editors read.
+
+The project's one door to pydantic. A section is checked by `checked`, which never raises: it returns every
+problem, and the section without its wrong keys, so that what does not hang on them can be checked as well.
+"""
+
+from collections.abc import Callable, Mapping
+from ipaddress import IPv4Network, IPv6Network
+from typing import Annotated, Any, Final, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, WithJsonSchema
+
+from popnet.core.addresses import DEFAULT_SUBNET, DEFAULT_SUBNET6
+from popnet.core.limits import KERNELS_MAX, MEMORY_MIN, MTU_MAX, MTU_MIN, TTYS_MAX
+from popnet.machine import names
+from popnet.machine.image import KINDS, ROOTS
+from popnet.machine.problems import Path, Problem, shown, suggestion
+from popnet.machine.units import CPUS_ALLOWED, SIZE_ALLOWED, format_size, parse_cpus, parse_size
+
+NetworkType = TypeVar("NetworkType", IPv4Network, IPv6Network)
+SectionType = TypeVar("SectionType", bound="Section")
+
+API_VERSION: Final = "popnet/v1"
+AUTO: Final = "auto"
+
+_PRIVATE: Final = tuple(map(IPv4Network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")))
+_UNIQUE_LOCAL: Final = IPv6Network("fc00::/7")
+
+
+def _text(check: Callable[[str], Any], allowed: str) -> PlainValidator:
+    def validate(value: object) -> Any:
+        if not isinstance(value, str):
+            raise ValueError(f"got {shown(value)}; allowed: {allowed}")
+        return check(value)
+
+    return PlainValidator(validate)
+
+
+def _whole(minimum: int, maximum: int) -> PlainValidator:
+    def validate(value: object) -> int:
+        if not isinstance(value, int) or isinstance(value, bool) or not minimum <= value <= maximum:
+            raise ValueError(f"got {shown(value)}; allowed: a whole number from {minimum} to {maximum}")
+        return value
+
+    return PlainValidator(validate)
+
+
+def _whole_schema(minimum: int, maximum: int) -> WithJsonSchema:
+    return WithJsonSchema({"type": "integer", "minimum": minimum, "maximum": maximum})
+
+
+def _one_of(*allowed: str) -> PlainValidator:
+    def validate(value: object) -> str:
+        if value not in allowed or not isinstance(value, str):
+            raise ValueError(f"got {shown(value)}{suggestion(str(value), allowed)}")
+        return value
+
+    return PlainValidator(validate)
+
+
+def _boolean(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"got {shown(value)}; allowed: true or false")
+    return value
+
+
+def _cpus(value: object) -> tuple[int, ...] | None:
+    if value == AUTO:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ValueError(f"got {shown(value)}; allowed: {AUTO} or {CPUS_ALLOWED}")
+    return parse_cpus(str(value))
+
+
+def _memory(value: object) -> int | None:
+    if value == AUTO:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ValueError(f"got {shown(value)}; allowed: {AUTO} or {SIZE_ALLOWED}")
+    size_bytes = parse_size(str(value))
+    if size_bytes < MEMORY_MIN:
+        unit = f"; did you mean '{value}M'?" if str(value).isdecimal() else ""
+        raise ValueError(
+            f"got {shown(value)}, {size_bytes} bytes; allowed: at least {format_size(MEMORY_MIN)}{unit}"
+        )
+    return size_bytes
+
+
+def _subnet(text: str) -> IPv4Network:
+    network = _network(IPv4Network, text, DEFAULT_SUBNET)
+    if not any(network.subnet_of(private) for private in _PRIVATE):
+        raise ValueError(f"got {text!r}; allowed: a private network, within {', '.join(map(str, _PRIVATE))}")
+    return network
+
+
+def _subnet6(text: str) -> IPv6Network:
+    network = _network(IPv6Network, text, DEFAULT_SUBNET6)
+    if not network.subnet_of(_UNIQUE_LOCAL):
+        raise ValueError(f"got {text!r}; allowed: a unique local network, within {_UNIQUE_LOCAL}")
+    return network
+
+
+def _network(kind: type[NetworkType], text: str, example: NetworkType) -> NetworkType:
+    try:
+        loose = kind(text, strict=False)
+    except ValueError:
+        loose = None
+    if loose is None or "/" not in text:
+        raise ValueError(f"got {text!r}; allowed: a network such as {example}")
+    if kind(text.partition("/")[0]).network_address != loose.network_address:
+        raise ValueError(f"got {text!r}, which is not a network's own address; did you mean '{loose}'?")
+    return loose
+
+
+def _variable_value(value: object) -> str:
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ValueError(f"got {shown(value)}; allowed: a text; put it in quotes")
+    if "\0" in str(value):
+        raise ValueError("a NUL character cannot stand in an environment")
+    return str(value)
+
+
+def _words(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(word, str) and word for word in value):
+        raise ValueError(f"got {shown(value)}; allowed: a list of names such as [busybox]")
+    return tuple(value)
+
+
+_SCALAR: Final = ["string", "integer"]
+Cpus = Annotated[
+    tuple[int, ...] | None,
+    PlainValidator(_cpus),
+    WithJsonSchema({"type": _SCALAR, "pattern": r"^(auto|[0-9]+(-[0-9]+)?(,[0-9]+(-[0-9]+)?)*)$"}),
+]
+Memory = Annotated[
+    int | None,
+    PlainValidator(_memory),
+    WithJsonSchema({"type": _SCALAR, "pattern": "^(auto|[0-9]+([KMGTkmgt](iB)?)?)$"}),
+]
+MtuDefault = Annotated[int, _whole(MTU_MIN, MTU_MAX), _whole_schema(MTU_MIN, MTU_MAX)]
+Mtu = Annotated[int | None, _whole(MTU_MIN, MTU_MAX), _whole_schema(MTU_MIN, MTU_MAX)]
+TtysDefault = Annotated[int, _whole(1, TTYS_MAX), _whole_schema(1, TTYS_MAX)]
+Ttys = Annotated[int | None, _whole(1, TTYS_MAX), _whole_schema(1, TTYS_MAX)]
+Kid = Annotated[int | None, _whole(0, KERNELS_MAX - 1), _whole_schema(0, KERNELS_MAX - 1)]
+Boolean = Annotated[bool, PlainValidator(_boolean), WithJsonSchema({"type": "boolean"})]
+BooleanOrDefault = Annotated[bool | None, PlainValidator(_boolean), WithJsonSchema({"type": "boolean"})]
+Name = Annotated[
+    str | None,
+    _text(names.machine_name, "a name of a-z, 0-9 and -"),
+    WithJsonSchema({"type": "string", "pattern": "^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$"}),
+]
+Word = Annotated[str, _text(str, "a name"), WithJsonSchema({"type": "string"})]
+Hostname = Annotated[str | None, _text(names.hostname, "a host name"), WithJsonSchema({"type": "string"})]
+Program = Annotated[
+    str | None,
+    _text(names.program, "the absolute path of a program"),
+    WithJsonSchema({"type": "string", "pattern": "^/"}),
+]
+Append = Annotated[
+    str,
+    _text(str, 'boot parameters in one text, such as "quiet foo=1"'),
+    WithJsonSchema({"type": "string"}),
+]
+Subnet = Annotated[
+    IPv4Network, _text(_subnet, f"a network such as {DEFAULT_SUBNET}"), WithJsonSchema({"type": "string"})
+]
+Subnet6 = Annotated[
+    IPv6Network, _text(_subnet6, f"a network such as {DEFAULT_SUBNET6}"), WithJsonSchema({"type": "string"})
+]
+VariableName = Annotated[str, _text(names.variable, "a name"), WithJsonSchema({"type": "string"})]
+VariableValue = Annotated[str, PlainValidator(_variable_value), WithJsonSchema({"type": _SCALAR})]
+ApiVersion = Annotated[str | None, _one_of(API_VERSION), WithJsonSchema({"const": API_VERSION})]
+
+
+class Section(BaseModel):
+    """A mapping with a fixed set of keys."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=False, arbitrary_types_allowed=True
+    )
+
+
+class MachineSection(Section):
+    """What all kernels of the machine share."""
+
+    cpus: Cpus = Field(
+        default=None, description="CPUs of the host that the machine may use; auto: all this process may use."
+    )
+    memory: Memory = Field(
+        default=None,
+        description="Most memory that the kernels may be promised together; auto: what the host has.",
+    )
+    mtu: MtuDefault = Field(
+        default=1500, description="MTU of every NIC, in bytes. Below 1280 there is no IPv6."
+    )
+    subnet: Subnet = Field(
+        default=DEFAULT_SUBNET,
+        description="IPv4 network of the kernels; the address of a kernel is number kid + 1 of it.",
+    )
+    subnet6: Subnet6 = Field(default=DEFAULT_SUBNET6, description="IPv6 network of the kernels, likewise.")
+    overcommit: Boolean = Field(
+        default=False,
+        description="Let kernels list the same CPU, and be promised more memory together than there is.",
+    )
+
+
+class KernelSection(Section):
+    """One kernel; every key may be left out."""
+
+    image: Word = Field(default="full", description="What it runs: a directory with an image.yaml.")
+    cpus: Cpus = Field(
+        default=None,
+        description="CPUs it may run on, such as 0-1,3; auto: a fair share of those no kernel lists.",
+    )
+    memory: Memory = Field(
+        default=None, description="Most memory it may use, such as 512M or 2G; auto: no limit."
+    )
+    ttys: Ttys = Field(default=None, description="How many terminals it has; the image knows the default.")
+    mtu: Mtu = Field(default=None, description="MTU of its NIC, in bytes; the machine's by default.")
+    hostname: Hostname = Field(default=None, description="What uname -n says in it; its name by default.")
+    init: Program = Field(default=None, description="Absolute path of its init; the image's by default.")
+    append: Append = Field(
+        default="", description="More boot parameters, in Linux style: quiet loglevel=7 name=value."
+    )
+    env: dict[VariableName, VariableValue] = Field(default={}, description="Environment of its init.")
+    ssh: BooleanOrDefault = Field(default=None, description="Run sshd; the image knows the default.")
+    kid: Kid = Field(
+        default=None, description="Its number, of which its addresses are made; by default the next free one."
+    )
+
+
+class FileSection(Section):
+    """The top of a machine file; its parts are checked one by one."""
+
+    api_version: ApiVersion = Field(
+        default=None, alias="apiVersion", description="The version of this format."
+    )
+    name: Name = Field(default=None, description="The machine's name in every command.")
+    machine: Any = None
+    kernels: Any = None
+
+
+class MachineFile(FileSection):
+    """A popnet machine: which kernels exist."""
+
+    machine: MachineSection | None = Field(default=None, description="What all kernels share.")
+    kernels: dict[str, KernelSection | None] = Field(
+        default={}, description="The kernels by name. 'primary' is kernel 0; it is there even if left out."
+    )
+
+
+class ImageSection(Section):
+    """An image's manifest."""
+
+    api_version: ApiVersion = Field(default=None, alias="apiVersion")
+    name: Name = None
+    kind: Annotated[str, _one_of(*KINDS)] = "native"
+    root: Annotated[str, _one_of(*ROOTS)] = "host-overlay"
+    init: Program = None
+    ssh: Boolean = False
+    ttys: TtysDefault = 1
+    programs: Annotated[tuple[str, ...], PlainValidator(_words)] = ()
+    append: Append = ""
+    description: Word = ""
+
+
+def keys_of(section: type[Section]) -> list[str]:
+    """The keys that *section* may have, in their order."""
+    return [field.alias or name for name, field in section.model_fields.items()]
+
+
+def checked(section: type[SectionType], data: object, path: Path) -> tuple[SectionType, list[Problem]]:
+    """*data*, which the file holds at *path*, as a *section* without its wrong keys; and what is wrong."""
+    if data is None:
+        data = {}
+    if not isinstance(data, Mapping):
+        keys = ", ".join(keys_of(section))
+        return section(), [Problem(path, f"got {shown(data)}; allowed: a mapping with the keys {keys}")]
+    try:
+        return section.model_validate(data), []
+    except ValidationError as error:
+        problems = []
+        wrong: set[str] = set()
+        for detail in error.errors(include_url=False):
+            location = tuple(map(str, detail["loc"]))
+            wrong.add(location[0])
+            problems.append(_problem(section, path, location, detail["type"], detail["input"], detail))
+        good = {key: value for key, value in data.items() if key not in wrong}
+        return section.model_validate(good), problems
+
+
+def _problem(
+    section: type[Section], path: Path, location: Path, kind: str, value: object, detail: Mapping[str, Any]
+) -> Problem:
+    at_key = location[-1] == "[key]"
+    here = (*path, *(location[:-1] if at_key else location))
+    if kind == "extra_forbidden":
+        return Problem(here, f"unknown key{suggestion(location[0], keys_of(section))}", at_key=True)
+    if kind == "value_error":
+        return Problem(here, str(detail["ctx"]["error"]), at_key)
+    if kind == "dict_type":
+        return Problem(here, f"got {shown(value)}; allowed: a mapping of names to values")
+    return Problem(here, f"got {shown(value)}; {detail['msg']}", at_key)
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of machine files (draft 2020-12)."""
+    schema = MachineFile.model_json_schema(by_alias=True)
+    schema["required"] = ["apiVersion", "name", "kernels"]
+    for definition in (schema, *schema["$defs"].values()):
+        for value in definition["properties"].values():
+            if value.get("default", "") is None:
+                del value["default"]
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

@@ -1,0 +1,84 @@
+"""A machine and its kernels as validated values: a machine file on one host, with every default filled in."""
+
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+
+from popnet.core import addresses
+from popnet.core.errors import NoSuchKernel
+from popnet.machine.problems import nearest
+
+
+@dataclass(frozen=True, slots=True)
+class KernelSpec:
+    """One kernel.
+
+    Attributes:
+        kid: its number; 0 is the primary.
+        name: its name in every command.
+        image: name of the image it runs.
+        image_path: directory of that image.
+        cpus: CPUs of the host it may run on, in rising order, at least one.
+        memory_bytes: most it may use; None is no limit.
+        mtu: of its NIC, in bytes.
+        ttys: how many terminals it has.
+        hostname: what `uname -n` says in it.
+        init: absolute path of the program it runs as init; None is popnet's own.
+        ssh: whether sshd runs in it.
+        env: environment of its init, as (name, value).
+        append: the boot parameters that were asked for by name, the image's first.
+        cmdline: all its boot parameters, compiled; what its /proc/cmdline says.
+    """
+
+    kid: int
+    name: str
+    image: str
+    image_path: str
+    cpus: tuple[int, ...]
+    memory_bytes: int | None
+    mtu: int
+    ttys: int
+    hostname: str
+    init: str | None
+    ssh: bool
+    env: tuple[tuple[str, str], ...]
+    append: str
+    cmdline: str
+
+
+@dataclass(frozen=True, slots=True)
+class MachineSpec:
+    """One machine.
+
+    Attributes:
+        name: its name: of its run directory, and in every command.
+        file: the path of the file that describes it, as given.
+        subnet, subnet6: the networks its kernels' addresses come from.
+        kernels: in the order of their kids; the first is the primary.
+    """
+
+    name: str
+    file: str
+    subnet: IPv4Network
+    subnet6: IPv6Network
+    kernels: tuple[KernelSpec, ...]
+
+    @property
+    def primary(self) -> KernelSpec:
+        return self.kernels[0]
+
+    def by_name(self, name: str) -> KernelSpec:
+        """The kernel called *name*; raises NoSuchKernel, which names those there are."""
+        for kernel in self.kernels:
+            if kernel.name == name:
+                return kernel
+        names = [kernel.name for kernel in self.kernels]
+        guess = nearest(name, names)
+        near = f"; did you mean {guess!r}?" if guess else ""
+        text = f"machine {self.name} has no kernel {name!r}{near}"
+        raise NoSuchKernel(text, hint=f"Its kernels are {', '.join(names)}.")
+
+    def ipv4(self, kernel: KernelSpec) -> IPv4Address:
+        return addresses.ipv4(kernel.kid, self.subnet)
+
+    def ipv6(self, kernel: KernelSpec) -> IPv6Address:
+        return addresses.ipv6(kernel.kid, self.subnet6)

@@ -1,0 +1,207 @@
+"""One link of an endpoint, seen from its loop: records out, records in, the calls under way, the streams.
+
+Theory of operation. *Out*: a record goes straight into its ring if nothing waits before it there; else into
+the ring's outbox, and the ring is armed for room. A ring that waits (it is in `_waiting`) therefore always
+has room armed or a turn coming, and the doorbell or the turn calls `turn`, which goes on. Nobody ever blocks:
+streams are held back by credit, messages by the size of the outbox. *In*: `turn` drains the high ring, then
+the normal one, up to the budget, of which the normal ring always has a share, so that a flood of the one
+cannot starve the other.
+
+A link that raises, or whose peer speaks nonsense, is *dead* from that moment: it is not touched again, and
+its host is told, which ends the streams and calls a little later, from the loop, never from inside whoever
+happened to send.
+"""
+
+import asyncio
+import copy
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from typing import Protocol
+
+from popnet.core import limits
+from popnet.core.errors import LinkViolation, PopnetError
+from popnet.message.codec import Reassembly, Record, fragments, payload_of, record_of, tag_of
+from popnet.message.kinds import STREAM_KINDS, Kind, Ring, ring_of
+from popnet.message.outbox import BATCH, Outbox
+from popnet.message.port import LinkPort
+from popnet.message.streamoutputs import Transmit
+from popnet.message.streamshell import LinkStream, StreamHub
+from popnet.transport._native import LinkClosed, Violation
+
+NORMAL_SHARE = limits.BUDGET // 8
+"""Records of the normal ring that a turn handles at least."""
+
+FLUSH_BATCHES = limits.BUDGET // BATCH
+"""Batches of waiting records that a turn sends at most, for each ring."""
+
+
+class Host(Protocol):
+    """What a peer needs of its endpoint."""
+
+    generation: int
+    counters_total: Counter[str]
+
+    def wake(self) -> None:
+        """See to it that there is a turn soon."""
+
+    def later(self, function: Callable[[], None]) -> object:
+        """Run *function* from the loop; from any thread."""
+
+    def offered(self, peer: "Peer", stream: LinkStream) -> None:
+        """The peer opened a stream."""
+
+    def dispatch(self, peer: "Peer", ring: Ring, message: Record) -> None:
+        """A whole message came. May raise LinkViolation."""
+
+    def lost(self, peer: "Peer", text: str, violation: bool) -> None:
+        """The link is dead; once."""
+
+
+class Peer:
+    """The kernel at the other end of one link, in one generation."""
+
+    def __init__(self, host: Host, kid: int, generation: int, link: LinkPort) -> None:
+        self.kid = kid
+        self.generation = generation
+        self.calls: dict[int, asyncio.Future[bytes]] = {}
+        self.answering = 0
+        self.serving = 0
+        self.dead = False
+        self.hub = StreamHub(kid, self._transmit, partial(host.offered, self), host.later)
+        self._host = host
+        self._link = link
+        self._boxes = {ring: Outbox() for ring in Ring}
+        self._parts = {ring: Reassembly() for ring in Ring}
+        self._waiting: set[Ring] = set()
+        self._count = host.counters_total
+
+    # Out
+
+    def post(self, ring: Ring, kind: int, flags: int, id: int, body: bytes) -> bool:
+        """Send a message of any size; False: too much waits already. ValueError: larger than any message."""
+        if len(body) > limits.MESSAGE_SIZE_MAX:
+            raise ValueError(f"a message of {len(body)} bytes; at most {limits.MESSAGE_SIZE_MAX}")
+        box = self._boxes[ring]
+        if self.dead or not box.has_place(len(body)):
+            self._count["queue_full"] += 1
+            return False
+        records = fragments(ring, kind, flags, id, self.generation, body)
+        if ring in self._waiting:
+            box.put_message(records)
+            return True
+        for tag, payload in records:
+            if not self._send(ring, tag, payload):
+                box.put_message([(tag, payload), *records])
+                self._flush(ring)
+        return True
+
+    def _transmit(self, record: Transmit) -> None:
+        ring = ring_of(record.kind)
+        tag, payload = tag_of(record.kind, record.flags), payload_of(record.id, self.generation, record.body)
+        if ring in self._waiting:
+            self._boxes[ring].put(tag, payload)
+        elif not self._send(ring, tag, payload):
+            self._boxes[ring].put(tag, payload)
+            self._flush(ring)
+
+    def _send(self, ring: Ring, tag: int, payload: bytes) -> bool:
+        """Into the ring at once; False: no room. What is sent on a dead link is gone."""
+        if self.dead:
+            return True
+        try:
+            went = self._link.send(ring, payload, tag)
+        except (Violation, LinkClosed) as error:
+            self._die(error)
+            return True
+        self._count["sent" if went else "waited_for_room"] += 1
+        return went
+
+    def _flush(self, ring: Ring) -> None:
+        """Send what waits while there is room; what still waits then has room armed, or a turn coming."""
+        box = self._boxes[ring]
+        self._waiting.add(ring)
+        for _ in range(FLUSH_BATCHES):
+            staged = box.staged()
+            if not staged or self.dead:
+                self._waiting.discard(ring)
+                return
+            try:
+                went = self._link.send_many(ring, staged)
+                box.sent(went)
+                self._count["sent"] += went
+                if staged and self._link.arm_room(ring, len(staged[0][1])):
+                    return
+            except (Violation, LinkClosed) as error:
+                self._die(error)
+        self._host.wake()
+
+    # In
+
+    def turn(self) -> bool:
+        """Handle a budget of records and send what has room. True: there may be more; call again before
+        `arm`."""
+        high = self._drain(Ring.HIGH, limits.BUDGET)
+        budget = max(limits.BUDGET - high, NORMAL_SHARE)
+        normal = self._drain(Ring.NORMAL, budget)
+        for ring in tuple(self._waiting):
+            self._flush(ring)
+        return high == limits.BUDGET or normal == budget
+
+    def arm(self) -> bool:
+        """Ask for a kick at the next record. False: there is one already."""
+        if self.dead:
+            return True
+        try:
+            return self._link.arm(Ring.HIGH) and self._link.arm(Ring.NORMAL)
+        except (Violation, LinkClosed) as error:
+            self._die(error)
+            return True
+
+    def _drain(self, ring: Ring, budget: int) -> int:
+        if self.dead:
+            return 0
+        try:
+            records = self._link.receive_many(ring, budget)
+            if not records:
+                return 0
+            for tag, payload in records:
+                self._handle(ring, record_of(tag, payload))
+                if self.dead:
+                    return 0
+        except (Violation, LinkViolation, LinkClosed) as error:
+            self._die(error)
+            return 0
+        self._count["received"] += len(records)
+        return len(records)
+
+    def _handle(self, ring: Ring, record: Record) -> None:
+        if record.generation != self._host.generation:
+            self._count["stale"] += 1
+            if record.kind not in (Kind.STALE, Kind.UNKNOWN):
+                self.post(ring, Kind.STALE, 0, 0, self._host.generation.to_bytes(4, "little"))
+        elif record.kind in STREAM_KINDS:
+            self.hub.handle(record)
+        else:
+            message = self._parts[ring].feed(record)
+            if message is not None:
+                self._host.dispatch(self, ring, message)
+
+    # The end
+
+    def _die(self, error: Exception) -> None:
+        if not self.dead:
+            self.dead = True
+            self._host.lost(self, str(error), not isinstance(error, LinkClosed))
+
+    def end(self, error: PopnetError) -> None:
+        """Every stream and call of this peer ends with *error*; the link is not touched any more."""
+        self.dead = True
+        self._waiting.clear()
+        self._boxes = {ring: Outbox() for ring in Ring}
+        self._parts = {ring: Reassembly() for ring in Ring}
+        self.hub.lost(error)
+        for future in self.calls.values():
+            if not future.done():
+                future.set_exception(copy.copy(error))
+        self.calls.clear()

@@ -1,0 +1,31 @@
+"""What an endpoint needs of a link: a small device, which the transport's Link, MemoryLink and FakeLink all
+are.
+
+Theory of operation, for whoever implements one: a ring is drained with `receive_many` until it gives nothing,
+then armed, and `arm` looks again before it says that sleeping is safe. A full ring is the same with
+`arm_room`. After either, the peer kicks the doorbell once. Any call may raise Violation (the peer wrote
+nonsense) or LinkClosed; the link is lost then.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+
+class LinkPort(Protocol):
+    """Rings are 0 (high) and 1 (normal); records are (tag, payload)."""
+
+    def send(self, ring: int, data: bytes, /, tag: int = 0) -> bool:
+        """Send one record; False: no room. ValueError: longer than half the ring."""
+
+    def send_many(self, ring: int, items: Sequence[tuple[int, bytes]], /) -> int:
+        """Send records, made visible together; how many had room."""
+
+    def receive_many(self, ring: int, budget: int, /) -> list[tuple[int, bytes]]:
+        """At most *budget* records."""
+
+    def arm(self, ring: int, /) -> bool:
+        """Ask for a kick when data comes. False: there is some already; do not sleep."""
+
+    def arm_room(self, ring: int, size: int, /) -> bool:
+        """Ask for a kick when there may be room for a payload of *size*. False: there is already; try
+        again."""

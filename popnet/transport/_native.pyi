@@ -1,0 +1,212 @@
+"""Types of the native file; the theory of operation is at the top of `_native.c`.
+
+Rings are named by their index: 0 high, 1 normal, 2 frames.
+"""
+
+from collections.abc import Sequence
+from typing import Final, final
+
+from typing_extensions import Buffer
+
+WINDOW_SIZE: Final[int]
+"""Bytes of a window's memfd."""
+
+RING_SIZES: Final[tuple[int, int, int]]
+RING_OFFSETS: Final[tuple[int, int, int]]
+"""Where each ring's data starts in the memfd."""
+
+PAYLOAD_MAX: Final[tuple[int, int, int]]
+"""Bytes of the largest payload of each ring: half the ring for messages, a frame with its vnet header for
+frames."""
+
+WORD_OFFSETS: Final[dict[str, int]]
+"""Where each word is in the memfd: `produced_high`, ..., `heartbeat`; 8 bytes each, little endian."""
+
+class Violation(Exception):
+    """The peer wrote nonsense into its window; the link does nothing any more."""
+
+class LinkClosed(Exception):
+    """This end closed the link."""
+
+@final
+class Window:
+    """The mapping of one window, each ring twice back to back. The descriptor stays the caller's.
+
+    Raises:
+        ValueError: the memfd is no window: wrong size, seals, magic or version (the last three only if
+        read-only).
+        OSError: it cannot be mapped so.
+    """
+
+    def __new__(cls, fd: int, writable: bool) -> Window: ...
+    def initialise(self, kid: int, generation: int, peer_kid: int) -> None:
+        """Write the header; before the window is shown to anybody."""
+
+    def beat(self) -> None:
+        """Count one heartbeat."""
+
+    def words(self) -> dict[str, int]:
+        """Every word, by name, as it is now."""
+
+    def poke(self, offset: int, data: Buffer, /) -> None:
+        """Write *data* at byte *offset* of the memfd: for tests that play a mad peer. ValueError on a
+        read-only window."""
+
+    @property
+    def heartbeat(self) -> int: ...
+    @property
+    def kid(self) -> int: ...
+    @property
+    def generation(self) -> int: ...
+    @property
+    def peer_kid(self) -> int: ...
+
+@final
+class Link:
+    """Both windows of a link, and the doorbells of the peer (eventfds, duplicated; -1 if the peer never
+    sleeps).
+
+    Every method but `close` and `counters` raises LinkClosed after `close()`, and Violation once the peer
+    misbehaved. While the link is attached to a pump, the frames ring raises ValueError here.
+    """
+
+    def __new__(cls, own: Window, peer: Window, message_bell: int, frame_bell: int) -> Link: ...
+    def send(self, ring: int, data: Buffer, /, tag: int = 0) -> bool:
+        """Send one record and kick the peer if it is armed; False if there is no room. ValueError if it never
+        fits."""
+
+    def send_many(self, ring: int, items: Sequence[tuple[int, Buffer]], /) -> int:
+        """Send (tag, payload) records, published together; returns how many went before the ring was full."""
+
+    def receive(self, ring: int, /) -> tuple[int, bytes] | None:
+        """The next record as (tag, payload), or None."""
+
+    def receive_many(self, ring: int, budget: int, /) -> list[tuple[int, bytes]]:
+        """At most *budget* records, their space released together. After a bad record the good ones before it
+        are returned."""
+
+    def arm(self, ring: int, /) -> bool:
+        """Ask for a kick when there is data. True: sleep now, and after any wake-up look, and arm again
+        before sleeping again.
+
+        False: there is data already; the ring is left disarmed.
+        """
+
+    def disarm(self, ring: int, /) -> None: ...
+    def arm_room(self, ring: int, size: int, /) -> bool:
+        """Ask for a kick when half of the ring is free. True: sleep now; False: a payload of *size* bytes has
+        room already.
+
+        Like `arm`: try again after any wake-up, and arm again before sleeping again.
+        """
+
+    def disarm_room(self, ring: int, /) -> None: ...
+    def close(self) -> None:
+        """Refuse all further work. The windows are unmapped when the last reference to the link goes."""
+
+    def counters(self) -> dict[str, int]:
+        """Of each ring (`high_`, `normal_`, `frames_`): sent, sent_bytes, received, received_bytes, full,
+        kicks, kicks_suppressed, room_kicks; and `violations` (0 or 1)."""
+
+    @property
+    def closed(self) -> bool: ...
+    @property
+    def violation(self) -> str | None:
+        """What the peer did wrong, or None."""
+
+@final
+class Pump:
+    """The frame pump: moves frames between a TAP with a 12-byte vnet header and the frames rings of links.
+
+    Everything but `run` may be called at any time from any thread, also while the pump runs; a call waits for
+    at most one round of the pump, without the GIL. The descriptors are duplicated; the TAP is made
+    non-blocking. The TAP interface lives until the pump, too, is gone.
+
+    Args:
+        tap_fd: the NIC's kernel end.
+        bell_fd: this kernel's own frame doorbell, which peers kick.
+        upcall_fd: eventfd, rung when `wanted` or `violations` has news.
+        kid: this kernel; its MAC is core.addresses.mac(kid).
+        relay: forward the frames of other kernels and flood theirs: the primary's task.
+        budget: frames a link, or the TAP, may move before the others get their turn.
+        poll_us: how long an idle pump polls, yielding its core, before it sleeps.
+    """
+
+    def __new__(
+        cls,
+        tap_fd: int,
+        bell_fd: int,
+        upcall_fd: int,
+        kid: int,
+        relay: bool,
+        budget: int = 64,
+        poll_us: int = 20,
+    ) -> Pump: ...
+    def run(self) -> None:
+        """The body of the pump's thread: returns after `stop`. RuntimeError if it runs already."""
+
+    def stop(self) -> None:
+        """Make `run` return soon; for good: a stopped pump does not run again."""
+
+    def attach(self, kid: int, link: Link, /) -> None:
+        """Send frames for *kid* over *link* from now on, instead of what was attached there before.
+
+        Raises:
+            ValueError: the link is attached already, here or elsewhere.
+            LinkClosed, Violation: the link is not usable any more.
+        """
+
+    def detach(self, kid: int, /) -> None:
+        """Let go of the link to *kid*; nothing happens if there is none."""
+
+    def wanted(self) -> list[int]:
+        """Kids that frames went to by way of the relay for want of a link; each at most once a second."""
+
+    def violations(self) -> list[int]:
+        """Kids whose link was retired because of a violation since the last call; detach them."""
+
+    def inject(self, frame: Buffer, /) -> bool:
+        """Send *frame* (Ethernet header first, 14 to 65550 bytes) as if the guest had; False: queue full."""
+
+    def set_link_up(self, up: bool, /) -> None:
+        """Carrier: while down, frames of the guest and for the guest are dropped and counted."""
+
+    def counters(self) -> dict[str, int]:
+        """By name: `tx_` (from the guest) and `rx_` (to it) frames and bytes, `injected_frames`,
+        `relayed_frames`, `flooded_frames`, every `drop_<reason>`, `ring_full`, `stalls`, `wrong_guesses`,
+        `violations`, `upcalls`, `sleeps`, `rounds`, and `kicks` and `kicks_suppressed` of all its links."""
+
+    def capture_open(
+        self,
+        size: int,
+        snap_length: int,
+        filter: Buffer | None,
+        bpf_filter_address: int,
+        notify_fd: int,
+        /,
+    ) -> int:
+        """Copy frames of this NIC from now on; returns the capture's id.
+
+        Args:
+            size: bytes of buffer; at least two frames of *snap_length* are made room for.
+            snap_length: bytes kept of each frame; 0: all.
+            filter: array of struct bpf_insn that pcap_compile made, or None for every frame.
+            bpf_filter_address: of libpcap's bpf_filter(); 0 without a filter.
+            notify_fd: eventfd, rung when an empty buffer gets a frame (read until nothing comes), or -1.
+
+        Raises:
+            RuntimeError: 16 captures are open already.
+        """
+
+    def capture_read(self, id: int, budget: int, /) -> list[tuple[int, int, int, bytes]]:
+        """At most *budget* frames: (CLOCK_REALTIME ns, 0 to the guest or 1 from it, original length, bytes).
+
+        A checksum that was left to the NIC is completed. KeyError: no such capture; RuntimeError: another
+        thread is reading it.
+        """
+
+    def capture_dropped(self, id: int, /) -> int:
+        """Frames that found no room so far."""
+
+    def capture_close(self, id: int, /) -> int:
+        """End it; returns how many frames found no room."""

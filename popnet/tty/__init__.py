@@ -1,0 +1,1 @@
+"""Terminals between kernels: history, hub, sshd."""

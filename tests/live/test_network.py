@@ -1,0 +1,151 @@
+"""The virtual network: unmodified programs between any two kernels."""
+
+import itertools
+import json
+import re
+
+import pytest
+
+from tests.live.lab import Lab
+
+NAMES = ("primary", "k1", "k2")
+
+
+@pytest.mark.parametrize(("a", "b"), list(itertools.permutations(NAMES, 2)))
+@pytest.mark.parametrize("family", ["-4", "-6"])
+def test_every_pair_pings_by_name(pair: Lab, a: str, b: str, family: str) -> None:
+    output = pair.exec(a, "ping", family, "-c2", "-i0.05", "-W2", b).stdout
+    assert " 0% packet loss" in output
+
+
+def test_addresses_follow_from_the_number(pair: Lab) -> None:
+    shown = json.loads(pair.exec("k2", "ip", "-j", "addr", "show", "eth0").stdout)[0]
+    assert (shown["address"], shown["mtu"]) == ("02:70:6f:70:6e:02", 1500)
+    local = {address["local"] for address in shown["addr_info"]}
+    assert {"10.1.2.3", "fd70:6f70:6e65:1::3"} <= local
+
+
+def test_arp_and_neighbour_discovery_are_real(pair: Lab) -> None:
+    pair.sh("k1", "ip neigh flush all")
+    pair.exec("k1", "ping", "-4", "-c1", "-W2", "k2")
+    pair.exec("k1", "ping", "-6", "-c1", "-W2", "k2")
+    neighbours = pair.sh("k1", "ip neigh")
+    assert re.search(r"10\.1\.2\.3 dev eth0 lladdr 02:70:6f:70:6e:02", neighbours)
+    assert re.search(r"fd70:6f70:6e65:1::3 dev eth0 lladdr 02:70:6f:70:6e:02", neighbours)
+
+
+def test_broadcast_and_multicast_reach_every_kernel(pair: Lab) -> None:
+    for name in NAMES:
+        pair.sh(name, "echo 0 > /proc/sys/net/ipv4/icmp_echo_ignore_broadcasts")
+    output = pair.exec("k1", "ping", "-b", "-c2", "-i0.3", "-W1", "10.1.2.255", check=False).stdout
+    assert set(re.findall(r"from (10\.1\.2\.\d)", output)) == {"10.1.2.1", "10.1.2.2", "10.1.2.3"}, output
+    output = pair.exec("k1", "ping", "-6", "-c2", "-i0.3", "-W1", "ff02::1%eth0", check=False).stdout
+    assert len(set(re.findall(r"from (fe80\S+?)%", output))) == 3, output
+
+
+def test_tcp_and_udp_carry_a_flood_without_error(pair: Lab) -> None:
+    server = pair.start("exec", "k2", "--", "iperf3", "-s", "-1")
+    report = _iperf(pair, server, "-t", "2")
+    assert report["end"]["sum_received"]["bytes"] > 50e6
+
+
+def test_udp(pair: Lab) -> None:
+    server = pair.start("exec", "k2", "--", "iperf3", "-s", "-1")
+    report = _iperf(pair, server, "-u", "-b", "50M", "-t", "1")
+    assert report["end"]["sum"]["packets"] > 1000
+    assert report["end"]["sum"]["lost_percent"] < 5
+
+
+def _iperf(lab: Lab, server: object, *options: str) -> dict:  # type: ignore[type-arg]
+    try:
+        for _ in range(50):
+            result = lab.exec("k1", "iperf3", "-c", "10.1.2.3", "-J", *options, check=False)
+            report = json.loads(result.stdout)
+            if "error" not in report:
+                return report  # type: ignore[no-any-return]
+            assert "refused" in report["error"], report["error"]  # the server is not listening yet
+        raise AssertionError(report["error"])
+    finally:
+        server.wait(10)  # type: ignore[attr-defined]
+        server.stdout.close()  # type: ignore[attr-defined]
+        server.stderr.close()  # type: ignore[attr-defined]
+
+
+JUMBO = """\
+apiVersion: popnet/v1
+name: {name}
+machine: {{mtu: 9000}}
+kernels:
+  k1: {{image: full}}
+  k2: {{image: full}}
+  small: {{image: light, mtu: 576}}
+"""
+
+
+def test_mtu_is_honoured_end_to_end(lab: Lab) -> None:
+    lab.up(JUMBO)
+    lab.exec("k1", "ping", "-4", "-c1", "-W2", "-M", "do", "-s", str(9000 - 28), "k2")
+    over = lab.exec("k1", "ping", "-4", "-c1", "-W1", "-M", "do", "-s", str(9000 - 27), "k2", check=False)
+    assert "message too long" in (over.stdout + over.stderr).lower()
+    assert "mtu 576" in lab.sh("small", "ip link show eth0")
+    lab.exec("small", "ping", "-c1", "-W2", "k2")
+    assert _transfer(lab, "k1", "k2", 20_000_000), "segments of a 9000 byte NIC arrive whole"
+
+
+def _transfer(lab: Lab, source: str, target: str, size: int) -> bool:
+    """Send *size* random bytes by TCP; whether both ends computed the same checksum."""
+    server = lab.start("exec", target, "--", "python3", "-c", _SERVER)
+    try:
+        assert server.stdout is not None
+        assert server.stdout.readline() == b"listening\n"
+        sent = lab.exec(source, "python3", "-c", _CLIENT, target, str(size)).stdout
+        received, _ = server.communicate(timeout=30)
+        return received.decode() == sent
+    finally:
+        server.kill()
+        server.communicate()
+
+
+_SERVER = """
+import hashlib, socket
+with socket.create_server(("", 7000)) as listener:
+    print("listening", flush=True)
+    connection, _ = listener.accept()
+    digest = hashlib.sha256()
+    while data := connection.recv(1 << 16):
+        digest.update(data)
+print(digest.hexdigest())
+"""
+_CLIENT = """
+import hashlib, os, socket, sys
+data = os.urandom(int(sys.argv[2]))
+with socket.create_connection((sys.argv[1], 7000)) as connection:
+    connection.sendall(data)
+print(hashlib.sha256(data).hexdigest())
+"""
+
+
+def test_interface_counters_and_named_drops(pair: Lab) -> None:
+    before = json.loads(pair.exec("k1", "ip", "-j", "-s", "link", "show", "eth0").stdout)[0]["stats64"]
+    pair.exec("k1", "ping", "-4", "-c3", "-i0.05", "k2")
+    after = json.loads(pair.exec("k1", "ip", "-j", "-s", "link", "show", "eth0").stdout)[0]["stats64"]
+    assert after["rx"]["packets"] >= before["rx"]["packets"] + 3
+    assert after["tx"]["packets"] >= before["tx"]["packets"] + 3
+    # A unicast frame for a kernel that does not exist finds no link: the drop has a name in the counters.
+    pair.sh("k1", "ip neigh replace 10.1.2.77 lladdr 02:70:6f:70:6e:4c dev eth0 nud permanent")
+    pair.exec("k1", "ping", "-c2", "-i0.05", "-W1", "10.1.2.77", check=False)
+    counters = json.loads(pair.popnet("-o", "json", "counters").stdout)
+    drops = {
+        name: sum(kernel["nic"].get(name, 0) for kernel in counters["kernels"].values())
+        for name in ("drop_no_link", "drop_unknown")
+    }
+    assert drops["drop_no_link"] + drops["drop_unknown"] >= 2
+
+
+def test_a_nic_that_is_down_is_silent_and_comes_back(pair: Lab) -> None:
+    pair.sh("k1", "ip link set eth0 down")
+    lost = pair.exec("k2", "ping", "-4", "-c1", "-W1", "k1", check=False)
+    assert lost.returncode == 1
+    assert pair.exec("k1", "echo", "exec needs no network").returncode == 0
+    pair.sh("k1", "ip link set eth0 up")
+    pair.exec("k2", "ping", "-4", "-c3", "-i0.2", "-W2", "k1")

@@ -1,0 +1,47 @@
+"""What waits for room: in order within streams and within messages, taking turns between the two."""
+
+from popnet.message.outbox import BATCH, Outbox
+
+
+def drained(box: Outbox, at_a_time: int) -> list[int]:
+    tags = []
+    while staged := box.staged():
+        count = min(at_a_time, len(staged))
+        tags += [tag for tag, _ in staged[:count]]
+        box.sent(count)
+    return tags
+
+
+def test_empty() -> None:
+    box = Outbox()
+    assert not box
+    assert not box.staged()
+
+
+def test_order_is_kept_whatever_the_ring_takes() -> None:
+    for at_a_time in (1, 3, BATCH, 100):
+        box = Outbox()
+        for tag in range(50):
+            box.put(tag, b"")
+        assert box
+        assert drained(box, at_a_time) == list(range(50))
+        assert not box
+
+
+def test_streams_and_messages_take_turns() -> None:
+    box = Outbox()
+    for tag in range(100):
+        box.put(tag, b"")
+    box.put_message((tag, b"") for tag in range(1000, 1003))
+    assert drained(box, 1)[:8] == [0, 1000, 1, 1001, 2, 1002, 3, 4]
+
+
+def test_messages_are_bounded_and_streams_are_not_their_concern() -> None:
+    box = Outbox(size_max=10)
+    assert box.has_place(10)
+    box.put(0, bytes(100))
+    box.put_message([(1, b"123456")])
+    assert box.has_place(4)
+    assert not box.has_place(5)
+    assert len(drained(box, BATCH)) == 2
+    assert box.has_place(10)
