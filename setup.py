@@ -1,12 +1,17 @@
 """What pyproject.toml cannot say without warnings: the native file, for the stable ABI of 3.11 and later."""
 
+from pathlib import Path
+
 from setuptools import Extension, setup
+
+NATIVE = Path("popnet/transport/native")
 
 setup(
     ext_modules=[
         Extension(
             "popnet.transport._native",
-            ["popnet/transport/_native.c"],
+            [str(NATIVE / "module.c")],  # it includes the other parts
+            depends=sorted(str(part) for part in NATIVE.glob("*.[ch]")),
             py_limited_api=True,
             define_macros=[("Py_LIMITED_API", "0x030B0000")],
             extra_compile_args=[

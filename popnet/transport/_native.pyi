@@ -1,4 +1,4 @@
-"""Types of the native file; the theory of operation is at the top of `_native.c`.
+"""Types of the native file; the theory of operation is at the top of `native/ring.h` and `native/pump.h`.
 
 Rings are named by their index: 0 high, 1 normal, 2 frames.
 """

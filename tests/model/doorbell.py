@@ -1,4 +1,4 @@
-"""The doorbell protocol of `_native.c`, in both directions, as two programs of the machine.
+"""The doorbell protocol of `native/ring.h`, in both directions, as two programs of the machine.
 
 The producer sends records and waits for room; the consumer takes them and waits for data. Names and order of
 the operations are those of the native file: producer_publish, producer_arm, consumer_release, consumer_arm.

@@ -1,0 +1,119 @@
+/*
+ * A capture is a tap on one NIC: it copies what its filter accepts into a buffer that Python empties. There
+ * are two halves: the pump fills one, Python parses the other, and capture_read() swaps them at the gate; so
+ * neither waits while the other copies. What finds no room is counted as dropped. Frames do not know they
+ * are captured.
+ */
+
+#include "native.h"
+
+struct bpf_insn;
+typedef unsigned (*bpf_filter_function)(const struct bpf_insn *, const uint8_t *, unsigned, unsigned);
+#define BPF_INSN_SIZE 8
+
+enum direction { TO_GUEST, FROM_GUEST };
+
+struct captured {
+    int64_t time_ns;
+    uint32_t direction, original, kept;
+    uint32_t padding;
+};
+
+struct capture {
+    struct capture *next;
+    int id;
+    uint32_t snap_length;
+    struct bpf_insn *program; /* NULL: everything */
+    bpf_filter_function filter;
+    int notify; /* eventfd of the reader: rung when the half being filled stops being empty */
+    size_t half_size;
+    uint8_t *filling, *draining;
+    size_t filled;                 /* bytes in `filling`; the pump's */
+    size_t drained, filled_before; /* the reader's place in `draining`, and its end; the GIL's */
+    _Atomic uint64_t dropped;
+    bool busy; /* a reader is at work; the GIL's */
+};
+
+static size_t captured_size(uint32_t kept) { return (sizeof(struct captured) + kept + 7) & ~(size_t)7; }
+
+/* Copy from memory that a peer may be writing: each byte is loaded once. For headers, not for payloads. */
+static void snapshot(uint8_t *to, const volatile uint8_t *from, size_t size) {
+    for (size_t i = 0; i < size; i++)
+        to[i] = from[i];
+}
+
+/* The Internet checksum's sum (RFC 1071) in the byte order of memory: it is the same in any. */
+static uint16_t ones_sum(const uint8_t *bytes, uint32_t size) {
+    uint64_t sum = 0;
+    uint32_t next = 0;
+    for (; size >= sizeof next; bytes += sizeof next, size -= (uint32_t)sizeof next) {
+        memcpy(&next, bytes, sizeof next);
+        sum += next;
+    }
+    next = 0;
+    memcpy(&next, bytes, size);
+    sum += next;
+    while (sum >> 16)
+        sum = (sum & 0xffff) + (sum >> 16);
+    return (uint16_t)sum;
+}
+
+/* struct virtio_net_hdr (linux/virtio_net.h), in the byte order of the host as a TAP has it. */
+enum { VNET_FLAGS = 0, VNET_CHECKSUM_START = 6, VNET_CHECKSUM_OFFSET = 8, VNET_NEEDS_CHECKSUM = 1 };
+
+/* With checksum offload the field holds the sum of the pseudo header; we add the rest, in the copy. */
+static void complete_checksum(const uint8_t *vnet_header, const uint8_t *packet, uint32_t size, uint8_t *copy,
+                              uint32_t kept) {
+    uint8_t header[VNET_HEADER_SIZE];
+    snapshot(header, vnet_header, sizeof header);
+    uint16_t start, offset;
+    memcpy(&start, header + VNET_CHECKSUM_START, sizeof start);
+    memcpy(&offset, header + VNET_CHECKSUM_OFFSET, sizeof offset);
+    uint32_t field = (uint32_t)start + offset;
+    if (!(header[VNET_FLAGS] & VNET_NEEDS_CHECKSUM) || start >= size || field + 2 > kept)
+        return;
+    uint16_t sum = (uint16_t)~ones_sum(packet + start, size - start);
+    if (sum == 0)
+        sum = 0xffff; /* UDP's zero means "none"; to TCP both zeros are the same */
+    memcpy(copy + field, &sum, sizeof sum);
+}
+
+static int64_t wall_clock_ns(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+/* Offer one frame, vnet header first. */
+static void capture_offer(struct capture *c, enum direction direction, const uint8_t *frame, uint32_t size) {
+    const uint8_t *packet = frame + VNET_HEADER_SIZE;
+    uint32_t original = size - VNET_HEADER_SIZE, kept = c->snap_length;
+    if (c->program) {
+        uint32_t wanted = c->filter(c->program, packet, original, original);
+        if (wanted == 0)
+            return;
+        kept = kept < wanted ? kept : wanted;
+    }
+    kept = kept < original ? kept : original;
+    if (captured_size(kept) > c->half_size - c->filled) {
+        add(&c->dropped, 1);
+        return;
+    }
+    uint8_t *at = c->filling + c->filled;
+    struct captured header = {wall_clock_ns(), direction, original, kept, 0};
+    memcpy(at, &header, sizeof header);
+    memcpy(at + sizeof header, packet, kept);
+    complete_checksum(frame, packet, original, at + sizeof header, kept);
+    if (c->filled == 0)
+        kick(c->notify);
+    c->filled += captured_size(kept);
+}
+
+static void capture_free(struct capture *c) {
+    if (c->notify >= 0)
+        close(c->notify);
+    free(c->program);
+    free(c->filling);
+    free(c->draining);
+    free(c);
+}

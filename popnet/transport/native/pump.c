@@ -1,0 +1,271 @@
+/* The pump at work: from the links to the guest, from the guest to the links, and the thread around both. */
+
+#include "pump.h"
+
+/* ---- from the links to the guest */
+
+static void count_refused_write(Pump *pump, int error) {
+    switch (error) {
+    case EIO: /* the interface is down: not an error, the guest did it */
+        pump->counters.drop_nic_down++;
+        break;
+    case EINVAL: /* the kernel does not like the vnet header */
+        pump->counters.drop_refused++;
+        break;
+    case EBADFD: /* the interface was deleted */
+        pump->tap_gone = true;
+        pump->counters.drop_nic_gone++;
+        break;
+    default:
+        pump->counters.drop_no_memory++;
+    }
+}
+
+static void give_to_guest(Pump *pump, const uint8_t *frame, uint32_t size) {
+    if (!pump->link_up) {
+        pump->counters.drop_link_down++;
+        return;
+    }
+    if (pump->tap_gone) {
+        pump->counters.drop_nic_gone++;
+        return;
+    }
+    if (pump->captures)
+        capture_all(pump, TO_GUEST, frame, size);
+    if (write(pump->tap, frame, size) < 0) {
+        count_refused_write(pump, errno);
+        return;
+    }
+    pump->counters.rx_frames++;
+    pump->counters.rx_bytes += size - VNET_HEADER_SIZE;
+}
+
+/* The relay's: a frame that came over `from` for kernel `kid`. */
+static void forward(Pump *pump, struct port *from, int kid, const uint8_t *frame, uint32_t size) {
+    struct port *port = port_of(pump, kid);
+    if (!port || port == from)
+        pump->counters.drop_no_link++;
+    else if (port_copy(port, frame, size))
+        pump->counters.relayed_frames++;
+    else
+        pump->counters.drop_relay_full++;
+}
+
+static void accept_frame(Pump *pump, struct port *from, const uint8_t *frame, uint32_t size) {
+    int kid = pump->relay ? destination(frame) : pump->kid;
+    if (kid >= 0 && kid != pump->kid) {
+        forward(pump, from, kid, frame, size);
+        return;
+    }
+    give_to_guest(pump, frame, size);
+    if (kid < 0)
+        flood(pump, frame, size, from, NULL);
+}
+
+/* How many frames came. */
+static int receive_from(Pump *pump, struct port *port) {
+    struct consumer *in = port->in;
+    const uint8_t *frame;
+    uint32_t size, tag;
+    int done = 0, unreleased = 0;
+    while (done < pump->budget && (frame = consumer_peek(in, &size, &tag))) {
+        if (size < FRAME_RECORD_MIN) {
+            set_fault(in->fault, FRAMES, FAULT_FRAME_LENGTH);
+            break;
+        }
+        accept_frame(pump, port, frame, size);
+        consumer_take(in, size);
+        done++;
+        if (++unreleased >= PUBLISH_FRAMES || size > LARGE_FRAME) {
+            consumer_release(in);
+            unreleased = 0;
+        }
+    }
+    consumer_release(in);
+    return done;
+}
+
+/* ---- from the guest to the links */
+
+/* What was held or injected goes first. False: it still has to wait. */
+static bool send_waiting(Pump *pump, int *done) {
+    if (pump->held_size) {
+        if (!route(pump, pump->held, pump->held_size, NULL))
+            return false;
+        pump->held_size = 0;
+        ++*done;
+    }
+    while (pump->injected_count) {
+        struct injected *next = pump->injected[pump->injected_first];
+        if (!route(pump, next->frame, next->size, NULL))
+            return false;
+        free(next);
+        pump->injected_first = (pump->injected_first + 1) % INJECTED_MAX;
+        pump->injected_count--;
+        ++*done;
+    }
+    return true;
+}
+
+/* A frame was read to `frame`. False: it is held now, read no more. */
+static bool send_read(Pump *pump, const uint8_t *frame, uint32_t size, struct port *reserved) {
+    if (size < FRAME_RECORD_MIN || size > FRAME_RECORD_MAX) {
+        pump->counters.drop_malformed++;
+        return true;
+    }
+    if (!pump->link_up) {
+        pump->counters.drop_link_down++;
+        return true;
+    }
+    pump->counters.tx_frames++;
+    pump->counters.tx_bytes += size - VNET_HEADER_SIZE;
+    if (pump->captures)
+        capture_all(pump, FROM_GUEST, frame, size);
+    if (route(pump, frame, size, reserved))
+        return true;
+    if (frame != pump->held)
+        memcpy(pump->held, frame, size);
+    pump->held_size = size;
+    return false;
+}
+
+/* How many frames went. */
+static int send_from_guest(Pump *pump) {
+    int done = 0;
+    if (!send_waiting(pump, &done) || pump->tap_gone)
+        return done;
+    while (done < pump->budget) {
+        struct port *reserved = pump->guess;
+        uint8_t *room = reserved ? producer_reserve(reserved->out, FRAME_RECORD_MAX + 1) : NULL;
+        if (!room) {
+            reserved = NULL;
+            room = pump->held;
+        }
+        ssize_t size = read(pump->tap, room, FRAME_RECORD_MAX + 1);
+        if (size <= 0) {
+            pump->tap_gone = size == 0 || (errno != EAGAIN && errno != EINTR && errno != EIO);
+            break;
+        }
+        done++;
+        if (!send_read(pump, room, (uint32_t)size, reserved))
+            break;
+    }
+    return done;
+}
+
+/* ---- the thread */
+
+static int pump_once(Pump *pump) {
+    int done = 0;
+    pump->counters.rounds++;
+    retire_broken(pump);
+    for (int i = 0; i < pump->active_count; i++)
+        done += receive_from(pump, pump->active[i]);
+    done += send_from_guest(pump);
+    publish_all(pump);
+    return done;
+}
+
+/* A frame is held for a port that is neither stalled nor gone. */
+static bool waits_for_room(const Pump *pump) { return pump->waiting_for != NULL; }
+
+static void declare_all(Pump *pump) {
+    for (int i = 0; i < pump->active_count; i++)
+        consumer_declare(pump->active[i]->in);
+    if (waits_for_room(pump))
+        producer_declare(pump->waiting_for->out);
+}
+
+static void disarm_all(Pump *pump) {
+    for (int i = 0; i < pump->active_count; i++)
+        consumer_disarm(pump->active[i]->in);
+    if (waits_for_room(pump))
+        producer_disarm(pump->waiting_for->out);
+}
+
+/* The second look: is there anything to do after all? */
+static bool look_again(Pump *pump) {
+    for (int i = 0; i < pump->active_count; i++) {
+        struct consumer *in = pump->active[i]->in;
+        if (!consumer_look(in) || in->produced_seen != in->taken)
+            return true;
+    }
+    struct port *port = pump->waiting_for;
+    return port && (!producer_look(port->out) || producer_free(port->out) >= WAKE_FREE(port->out->size));
+}
+
+/* -1: for ever, else milliseconds until the port that is waited for counts as stalled. */
+static int sleep_ms(const Pump *pump) {
+    if (!waits_for_room(pump))
+        return -1;
+    uint64_t waited_ns = clock_ns() - pump->waiting_for->full_since_ns;
+    return waited_ns >= STALL_NS ? 0 : (int)((STALL_NS - waited_ns) / 1000000 + 1);
+}
+
+/* While a frame is held the TAP must not wake us; one that is gone would wake us for ever. */
+static void watch_tap(Pump *pump) {
+    bool watch = pump->held_size == 0 && pump->injected_count == 0 && !pump->tap_gone;
+    if (watch == pump->tap_watched)
+        return;
+    struct epoll_event event = {.events = EPOLLIN, .data.u32 = SOURCE_TAP};
+    epoll_ctl(pump->epoll, watch ? EPOLL_CTL_ADD : EPOLL_CTL_DEL, pump->tap, &event);
+    pump->tap_watched = watch;
+}
+
+static void drain(int bell) {
+    uint64_t count;
+    ssize_t got = read(bell, &count, sizeof count);
+    (void)got;
+}
+
+static void sleep_until_kicked(Pump *pump) {
+    declare_all(pump);
+    fence();
+    if (look_again(pump)) {
+        disarm_all(pump);
+        return;
+    }
+    watch_tap(pump);
+    pump->counters.sleeps++;
+    int timeout_ms = sleep_ms(pump);
+    struct epoll_event events[SOURCES];
+    gate_leave(&pump->gate);
+    int count = epoll_wait(pump->epoll, events, SOURCES, timeout_ms);
+    gate_enter(&pump->gate);
+    disarm_all(pump);
+    for (int i = 0; i < count; i++)
+        if (events[i].data.u32 == SOURCE_BELL)
+            drain(pump->bell);
+        else if (events[i].data.u32 == SOURCE_CONTROL)
+            drain(pump->control);
+        else if (events[i].events & (EPOLLERR | EPOLLHUP))
+            pump->tap_gone = true;
+}
+
+/* Nothing to do: is it too early to sleep? Others may run meanwhile, perhaps those we wait for. */
+static bool poll_a_while(Pump *pump, uint64_t *idle_since_ns) {
+    uint64_t now_ns = clock_ns();
+    if (*idle_since_ns == 0)
+        *idle_since_ns = now_ns;
+    if (now_ns - *idle_since_ns >= pump->poll_ns)
+        return false;
+    gate_leave(&pump->gate);
+    sched_yield();
+    gate_enter(&pump->gate);
+    return true;
+}
+
+static void pump_loop(Pump *pump) {
+    uint64_t idle_since_ns = 0;
+    gate_enter(&pump->gate);
+    while (!atomic_load_explicit(&pump->stopping, memory_order_relaxed)) {
+        gate_let_others_in(&pump->gate);
+        if (pump_once(pump))
+            idle_since_ns = 0;
+        else if (!poll_a_while(pump, &idle_since_ns)) {
+            sleep_until_kicked(pump);
+            idle_since_ns = 0;
+        }
+    }
+    gate_leave(&pump->gate);
+}

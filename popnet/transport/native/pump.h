@@ -1,0 +1,169 @@
+/*
+ * THE FRAME PUMP moves frames between the TAP of one kernel and the frames rings of its links. It is the
+ * body of one native thread (a Python thread inside run(), without the GIL), and does all of both
+ * directions:
+ *
+ *   once around:  each link -> TAP (budget frames each);  TAP -> links (budget);  publish;  if any: again
+ *   nothing:      poll for poll_us, yielding the core each time;  arm every ring, FENCE, look again, sleep
+ *
+ * Where a frame from the TAP goes (MAC prefix + kid is the address of a kernel):
+ *   own link to that kid         read straight into the ring of the last such link; a wrong guess is a copy
+ *   no link to that kid          by way of the relay, kernel 0; the kid is put on the `wanted` list
+ *   broadcast, multicast, alien  to the relay; the relay floods it to every link but the one it came from
+ * The relay also forwards what others send through it. Relaying never waits: no room there is a counted drop.
+ *
+ * Back-pressure. A frame whose ring is full is held, and nothing more is read from the TAP, so that the
+ * guest's own queue fills and its senders wait; we arm for room. A consumer that stands still for STALL_NS
+ * is stalled, and its frames are dropped until it moves again: a hung kernel must not silence the others.
+ *
+ * The gate. Python's calls (attach, detach, captures, counters, ...) and the thread exclude each other by a
+ * mutex, which the thread holds while it is busy and gives up once around and while it sleeps. A mutex alone
+ * would starve Python; so whoever wants in takes `next` first and keeps it until inside, and the thread must
+ * queue for it too. Python never waits for the gate with the GIL held, and never does anything slow or
+ * Pythonic inside. At the gate nothing is staged and unpublished.
+ *
+ * Violations. A link whose peer wrote nonsense is retired: no ring of it is touched again, its kid is on the
+ * `violations` list, and its reference is kept until detach().
+ */
+
+#ifndef POPNET_PUMP_H
+#define POPNET_PUMP_H
+
+#include "native.h"
+
+#define KIDS 256
+#define INJECTED_MAX 64
+#define CAPTURES_MAX 16
+#define FRAME_RECORD_MAX (VNET_HEADER_SIZE + FRAME_SIZE_MAX)
+#define FRAME_RECORD_MIN (VNET_HEADER_SIZE + ETHERNET_HEADER_SIZE)
+#define LARGE_FRAME 8192u        /* published and released at once, */
+#define PUBLISH_FRAMES 16        /* small ones in batches */
+#define STALL_NS 20000000u       /* 20 ms */
+#define ASK_AGAIN_NS 1000000000u /* a direct link that was not given is asked for again after 1 s */
+
+static const uint8_t MAC_PREFIX[5] = {0x02, 'p', 'o', 'p', 'n'};
+
+/* clang-format off */
+#define PUMP_COUNTERS(X)                                                                                  \
+    X(tx_frames)          /* from the guest: read from the TAP, or injected */                            \
+    X(tx_bytes)           /* without vnet headers */                                                      \
+    X(rx_frames)          /* to the guest: written to the TAP */                                          \
+    X(rx_bytes)                                                                                           \
+    X(injected_frames)    /* of tx_frames */                                                              \
+    X(relayed_frames)     /* forwarded by the relay from one link to another */                           \
+    X(flooded_frames)     /* copies the relay made of group frames */                                     \
+    X(drop_no_link)       /* no link to that kernel, nor to the relay */                                  \
+    X(drop_unknown)       /* an alien MAC, and nobody to ask */                                           \
+    X(drop_self)          /* addressed to ourselves */                                                    \
+    X(drop_malformed)     /* shorter or longer than a frame can be */                                     \
+    X(drop_link_down)     /* our carrier is off */                                                        \
+    X(drop_stalled)       /* the consumer stands still */                                                 \
+    X(drop_relay_full)    /* no room when relaying */                                                     \
+    X(drop_violation)     /* the peer turned out to be mad */                                             \
+    X(drop_nic_down)      /* the guest took its interface down */                                         \
+    X(drop_nic_gone)      /* the guest deleted its interface */                                           \
+    X(drop_refused)       /* the kernel did not like the vnet header */                                   \
+    X(drop_no_memory)     /* the kernel would not take it now */                                          \
+    X(ring_full)          /* times the TAP was left waiting for room */                                   \
+    X(stalls)             /* times a consumer stood still */                                              \
+    X(wrong_guesses)      /* frames that cost a copy */                                                   \
+    X(violations)         /* links retired for nonsense */                                                \
+    X(upcalls)            /* times Python was called */                                                   \
+    X(sleeps)                                                                                             \
+    X(rounds)             /* of the loop */
+/* clang-format on */
+
+struct pump_counters {
+#define X(name) uint64_t name;
+    PUMP_COUNTERS(X)
+#undef X
+    uint64_t kicks, kicks_suppressed; /* of links that are detached by now; the others count for themselves */
+};
+
+/* An attached link, as the pump sees it. */
+struct port {
+    Link *link; /* NULL: none */
+    struct producer *out;
+    struct consumer *in;
+    bool retired;       /* closed, or its peer violated: not touched any more */
+    int unpublished;    /* frames staged since the last publication */
+    bool full, stalled; /* no room at the last try; and no progress for STALL_NS */
+    uint64_t full_since_ns, consumed_then;
+};
+
+struct gate {
+    pthread_mutex_t inside, next;
+    atomic_int waiting;
+};
+
+struct injected {
+    uint32_t size;
+    uint8_t frame[]; /* with vnet header */
+};
+
+enum source { SOURCE_TAP, SOURCE_BELL, SOURCE_CONTROL, SOURCES };
+
+typedef struct {
+    PyObject_HEAD
+    int tap, bell, upcall, control, epoll; /* control: our own eventfd, by which Python wakes the thread */
+    int kid;
+    bool relay;
+    int budget;
+    uint64_t poll_ns;
+    struct gate gate;
+    atomic_bool stopping;
+    bool running; /* the GIL's */
+
+    /* all below: inside the gate only */
+    bool link_up, tap_gone, tap_watched;
+    struct port ports[KIDS];
+    struct port *active[KIDS]; /* those in use, packed */
+    int active_count;
+    struct port *guess;       /* where the last unicast frame went */
+    struct port *waiting_for; /* whose room the held frame needs */
+    uint32_t held_size;       /* 0: no frame is held */
+    uint8_t held[FRAME_RECORD_MAX + 1];
+    struct injected *injected[INJECTED_MAX]; /* a queue: `injected_count` from `injected_first` on */
+    int injected_first, injected_count;
+    uint64_t wanted[KIDS / 64], violated[KIDS / 64]; /* bit sets of kids */
+    uint64_t asked_ns[KIDS];
+    struct capture *captures; /* the list the thread goes through */
+    struct pump_counters counters;
+
+    struct capture *opened[CAPTURES_MAX]; /* the same captures for Python to find; the GIL's */
+    int opened_ever;
+} Pump;
+
+static PyTypeObject *pump_type;
+
+static uint64_t clock_ns(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+/* ---- the gate */
+
+static void gate_enter(struct gate *gate) {
+    pthread_mutex_lock(&gate->next);
+    pthread_mutex_lock(&gate->inside);
+    pthread_mutex_unlock(&gate->next);
+}
+
+static void gate_leave(struct gate *gate) { pthread_mutex_unlock(&gate->inside); }
+
+/* Python's way in. Call it without the GIL. */
+static void gate_visit(struct gate *gate) {
+    atomic_fetch_add(&gate->waiting, 1);
+    gate_enter(gate);
+    atomic_fetch_sub(&gate->waiting, 1);
+}
+
+static void gate_let_others_in(struct gate *gate) {
+    if (atomic_load_explicit(&gate->waiting, memory_order_relaxed)) {
+        gate_leave(gate);
+        gate_enter(gate);
+    }
+}
+
+#endif

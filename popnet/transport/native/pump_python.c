@@ -1,0 +1,469 @@
+/* The pump as Python has it: made, called, captured from and freed. */
+
+#include "pump.h"
+
+/* ---- made and freed */
+
+static bool watch(int epoll, int fd, enum source source) {
+    struct epoll_event event = {.events = EPOLLIN, .data.u32 = source};
+    return epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event) == 0;
+}
+
+static bool pump_open(Pump *self, int tap, int bell, int upcall_fd) {
+    self->tap = fcntl(tap, F_DUPFD_CLOEXEC, 3);
+    self->bell = fcntl(bell, F_DUPFD_CLOEXEC, 3);
+    self->upcall = fcntl(upcall_fd, F_DUPFD_CLOEXEC, 3);
+    self->control = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    self->epoll = epoll_create1(EPOLL_CLOEXEC);
+    if (self->tap < 0 || self->bell < 0 || self->upcall < 0 || self->control < 0 || self->epoll < 0)
+        return false;
+    int flags = fcntl(self->tap, F_GETFL);
+    self->tap_watched = true;
+    return flags >= 0 && fcntl(self->tap, F_SETFL, flags | O_NONBLOCK) == 0 &&
+           watch(self->epoll, self->tap, SOURCE_TAP) && watch(self->epoll, self->bell, SOURCE_BELL) &&
+           watch(self->epoll, self->control, SOURCE_CONTROL);
+}
+
+static PyObject *pump_new(PyTypeObject *type, PyObject *args, PyObject *keywords) {
+    static char *names[] = {"tap_fd", "bell_fd", "upcall_fd", "kid", "relay", "budget", "poll_us", NULL};
+    int tap, bell, upcall_fd, kid, relay, budget = 64, poll_us = 20;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "iiiip|ii", names, &tap, &bell, &upcall_fd, &kid, &relay,
+                                     &budget, &poll_us))
+        return NULL;
+    if (kid < 0 || kid >= KIDS || budget < 1 || poll_us < 0) {
+        PyErr_SetString(PyExc_ValueError, "kid is 0 to 255, budget at least 1, poll_us not negative");
+        return NULL;
+    }
+    Pump *self = (Pump *)PyType_GenericAlloc(type, 0);
+    if (!self)
+        return NULL;
+    self->tap = self->bell = self->upcall = self->control = self->epoll = -1;
+    self->kid = kid;
+    self->relay = relay;
+    self->budget = budget;
+    self->poll_ns = (uint64_t)poll_us * 1000;
+    self->link_up = true;
+    pthread_mutex_init(&self->gate.inside, NULL);
+    pthread_mutex_init(&self->gate.next, NULL);
+    if (!pump_open(self, tap, bell, upcall_fd)) {
+        PyErr_SetFromErrno(PyExc_OSError);
+        Py_DECREF(self);
+        return NULL;
+    }
+    return (PyObject *)self;
+}
+
+static void port_release(Link *link) {
+    if (!link)
+        return;
+    link->pumped = false;
+    Py_DECREF(link);
+}
+
+/* run() holds a reference, so the thread is not in here. */
+static void pump_dealloc(PyObject *object) {
+    Pump *self = (Pump *)object;
+    for (int kid = 0; kid < KIDS; kid++)
+        port_release(self->ports[kid].link);
+    for (; self->injected_count; self->injected_count--) {
+        free(self->injected[self->injected_first]);
+        self->injected_first = (self->injected_first + 1) % INJECTED_MAX;
+    }
+    while (self->captures) {
+        struct capture *c = self->captures;
+        self->captures = c->next;
+        capture_free(c);
+    }
+    int *fds[] = {&self->tap, &self->bell, &self->upcall, &self->control, &self->epoll};
+    for (size_t i = 0; i < sizeof fds / sizeof *fds; i++)
+        close_if_open(fds[i]);
+    pthread_mutex_destroy(&self->gate.inside);
+    pthread_mutex_destroy(&self->gate.next);
+    free_object(object);
+}
+
+/* ---- what Python calls */
+
+/* Run a statement inside the gate, without the GIL: no Python in there. */
+#define VISIT(pump, statement)                                                                               \
+    do {                                                                                                     \
+        Py_BEGIN_ALLOW_THREADS;                                                                              \
+        gate_visit(&(pump)->gate);                                                                           \
+        statement;                                                                                           \
+        gate_leave(&(pump)->gate);                                                                           \
+        Py_END_ALLOW_THREADS;                                                                                \
+    } while (0)
+
+static PyObject *pump_run(PyObject *object, PyObject *unused) {
+    (void)unused;
+    Pump *self = (Pump *)object;
+    if (self->running) {
+        PyErr_SetString(PyExc_RuntimeError, "this pump runs already");
+        return NULL;
+    }
+    self->running = true;
+    Py_BEGIN_ALLOW_THREADS;
+    pump_loop(self);
+    Py_END_ALLOW_THREADS;
+    self->running = false;
+    Py_RETURN_NONE;
+}
+
+static PyObject *pump_stop(PyObject *object, PyObject *unused) {
+    (void)unused;
+    Pump *self = (Pump *)object;
+    atomic_store(&self->stopping, true);
+    kick(self->control);
+    Py_RETURN_NONE;
+}
+
+/* Put `link` (or NULL) where kernel `kid` is; inside the gate. Returns the link that was there. */
+static Link *port_exchange(Pump *pump, int kid, Link *link) {
+    struct port *port = &pump->ports[kid];
+    Link *old = port->link;
+    if (old) {
+        struct ring_counters *counters = &old->counters[FRAMES];
+        pump->counters.kicks += counters->kicks + counters->room_kicks;
+        pump->counters.kicks_suppressed += counters->kicks_suppressed;
+    }
+    *port = (struct port){.link = link};
+    if (link) {
+        port->out = &link->out[FRAMES];
+        port->in = &link->in[FRAMES];
+    }
+    pump->asked_ns[kid] = 0;
+    pump->wanted[kid / 64] &= ~(1ull << (kid % 64));
+    pump->violated[kid / 64] &= ~(1ull << (kid % 64));
+    port_forget(pump, port);
+    kick(pump->control);
+    return old;
+}
+
+static bool kid_in_range(int kid) {
+    if (kid < 0 || kid >= KIDS)
+        PyErr_SetString(PyExc_ValueError, "a kid is 0 to 255");
+    return kid >= 0 && kid < KIDS;
+}
+
+static PyObject *pump_attach(PyObject *object, PyObject *args) {
+    Pump *self = (Pump *)object;
+    int kid;
+    Link *link, *old = NULL;
+    if (!PyArg_ParseTuple(args, "iO!", &kid, link_type, &link) || !kid_in_range(kid) ||
+        !link_usable(link, FRAMES))
+        return NULL;
+    link->pumped = true;
+    Py_INCREF((PyObject *)link);
+    VISIT(self, old = port_exchange(self, kid, link));
+    port_release(old);
+    Py_RETURN_NONE;
+}
+
+static PyObject *pump_detach(PyObject *object, PyObject *number) {
+    Pump *self = (Pump *)object;
+    long kid = PyLong_AsLong(number);
+    Link *old = NULL;
+    if ((kid == -1 && PyErr_Occurred()) || !kid_in_range((int)kid))
+        return NULL;
+    VISIT(self, old = port_exchange(self, (int)kid, NULL));
+    port_release(old);
+    Py_RETURN_NONE;
+}
+
+static PyObject *kids_in(const uint64_t set[KIDS / 64]) {
+    PyObject *kids = PyList_New(0);
+    for (int kid = 0; kids && kid < KIDS; kid++) {
+        if (!(set[kid / 64] >> (kid % 64) & 1))
+            continue;
+        PyObject *number = PyLong_FromLong(kid);
+        if (!number || PyList_Append(kids, number) < 0)
+            Py_CLEAR(kids);
+        Py_XDECREF(number);
+    }
+    return kids;
+}
+
+static void move_set(uint64_t to[KIDS / 64], uint64_t from[KIDS / 64]) {
+    memcpy(to, from, KIDS / 8);
+    memset(from, 0, KIDS / 8);
+}
+
+static PyObject *pump_wanted(PyObject *object, PyObject *unused) {
+    (void)unused;
+    Pump *self = (Pump *)object;
+    uint64_t set[KIDS / 64];
+    VISIT(self, move_set(set, self->wanted));
+    return kids_in(set);
+}
+
+static PyObject *pump_violations(PyObject *object, PyObject *unused) {
+    (void)unused;
+    Pump *self = (Pump *)object;
+    uint64_t set[KIDS / 64];
+    VISIT(self, move_set(set, self->violated));
+    return kids_in(set);
+}
+
+/* Inside the gate. False: the queue is full. */
+static bool enqueue(Pump *pump, struct injected *injected) {
+    if (pump->injected_count == INJECTED_MAX)
+        return false;
+    if (!pump->link_up) {
+        pump->counters.drop_link_down++;
+        free(injected);
+        return true;
+    }
+    capture_all(pump, FROM_GUEST, injected->frame, injected->size);
+    pump->injected[(pump->injected_first + pump->injected_count) % INJECTED_MAX] = injected;
+    pump->injected_count++;
+    pump->counters.injected_frames++;
+    pump->counters.tx_frames++;
+    pump->counters.tx_bytes += injected->size - VNET_HEADER_SIZE;
+    kick(pump->control);
+    return true;
+}
+
+static PyObject *pump_inject(PyObject *object, PyObject *data) {
+    Pump *self = (Pump *)object;
+    Py_buffer buffer;
+    if (PyObject_GetBuffer(data, &buffer, PyBUF_SIMPLE) < 0)
+        return NULL;
+    struct injected *injected = NULL;
+    bool queued = false;
+    if (buffer.len < (Py_ssize_t)ETHERNET_HEADER_SIZE || buffer.len > (Py_ssize_t)FRAME_SIZE_MAX)
+        PyErr_Format(PyExc_ValueError, "a frame has 14 to %u bytes, not %zd", FRAME_SIZE_MAX, buffer.len);
+    else if (!(injected = calloc(1, sizeof *injected + VNET_HEADER_SIZE + (size_t)buffer.len)))
+        PyErr_NoMemory();
+    else {
+        injected->size = VNET_HEADER_SIZE + (uint32_t)buffer.len;
+        memcpy(injected->frame + VNET_HEADER_SIZE, buffer.buf, (size_t)buffer.len);
+        VISIT(self, queued = enqueue(self, injected));
+        if (!queued)
+            free(injected);
+    }
+    PyBuffer_Release(&buffer);
+    return injected ? PyBool_FromLong(queued) : NULL;
+}
+
+static PyObject *pump_set_link_up(PyObject *object, PyObject *up) {
+    Pump *self = (Pump *)object;
+    int truth = PyObject_IsTrue(up);
+    if (truth < 0)
+        return NULL;
+    VISIT(self, self->link_up = truth);
+    kick(self->control);
+    Py_RETURN_NONE;
+}
+
+/* Inside the gate: all counters, those of attached links included. */
+static struct pump_counters pump_totals(const Pump *pump) {
+    struct pump_counters totals = pump->counters;
+    for (int kid = 0; kid < KIDS; kid++)
+        if (pump->ports[kid].link) {
+            struct ring_counters *counters = &pump->ports[kid].link->counters[FRAMES];
+            totals.kicks += counters->kicks + counters->room_kicks;
+            totals.kicks_suppressed += counters->kicks_suppressed;
+        }
+    return totals;
+}
+
+static PyObject *pump_get_counters(PyObject *object, PyObject *unused) {
+    (void)unused;
+    Pump *self = (Pump *)object;
+    struct pump_counters totals;
+    VISIT(self, totals = pump_totals(self));
+    PyObject *counters = PyDict_New();
+    bool good = counters != NULL;
+#define X(name) good = good && set_number(counters, #name, totals.name);
+    PUMP_COUNTERS(X)
+    X(kicks)
+    X(kicks_suppressed)
+#undef X
+    if (!good)
+        Py_CLEAR(counters);
+    return counters;
+}
+
+/* ---- captures, as Python calls them */
+
+static struct capture *capture_make(Py_ssize_t size, Py_ssize_t snap_length, const Py_buffer *program,
+                                    unsigned long long filter, int notify) {
+    struct capture *c = calloc(1, sizeof *c);
+    if (!c)
+        return NULL;
+    bool limited = snap_length > 0 && snap_length < (Py_ssize_t)FRAME_SIZE_MAX;
+    c->snap_length = limited ? (uint32_t)snap_length : FRAME_SIZE_MAX;
+    size_t least = captured_size(c->snap_length), half = size > 0 ? (size_t)size / 2 : 0;
+    c->half_size = half > least ? half : least;
+    c->filling = malloc(c->half_size);
+    c->draining = malloc(c->half_size);
+    c->notify = duplicate(notify);
+    bool good = c->filling && c->draining && (c->notify >= 0) == (notify >= 0);
+    if (program->buf) {
+        c->filter = (bpf_filter_function)(uintptr_t)filter;
+        c->program = malloc((size_t)program->len);
+        good = good && c->program;
+        if (good)
+            memcpy(c->program, program->buf, (size_t)program->len);
+    }
+    if (good)
+        return c;
+    capture_free(c);
+    return NULL;
+}
+
+/* Where capture `id` is, or a free place (0), or NULL. */
+static struct capture **capture_place(Pump *pump, long id) {
+    for (struct capture **place = pump->opened; place < pump->opened + CAPTURES_MAX; place++)
+        if (*place ? (*place)->id == id : id == 0)
+            return place;
+    return NULL;
+}
+
+/* Inside the gate. */
+static void capture_link(Pump *pump, struct capture *c) {
+    c->next = pump->captures;
+    pump->captures = c;
+}
+
+static PyObject *pump_capture_open(PyObject *object, PyObject *args) {
+    Pump *self = (Pump *)object;
+    Py_ssize_t size, snap_length;
+    Py_buffer program;
+    unsigned long long filter;
+    int notify;
+    if (!PyArg_ParseTuple(args, "nnz*Ki", &size, &snap_length, &program, &filter, &notify))
+        return NULL;
+    struct capture *c = NULL, **place = capture_place(self, 0);
+    if (program.buf && (program.len == 0 || program.len % BPF_INSN_SIZE || filter == 0))
+        PyErr_SetString(PyExc_ValueError, "a filter is whole bpf_insns, and comes with bpf_filter's address");
+    else if (!place)
+        PyErr_Format(PyExc_RuntimeError, "there are %d captures already", CAPTURES_MAX);
+    else if (!(c = capture_make(size, snap_length, &program, filter, notify)))
+        PyErr_SetString(PyExc_OSError, "no memory for the capture, or notify_fd is bad");
+    else {
+        c->id = ++self->opened_ever;
+        *place = c;
+        VISIT(self, capture_link(self, c));
+    }
+    PyBuffer_Release(&program);
+    return c ? PyLong_FromLong(c->id) : NULL;
+}
+
+/* The capture that Python means, if nobody else is at it; else NULL with the exception set. */
+static struct capture **capture_find(Pump *pump, long id) {
+    struct capture **place = id > 0 ? capture_place(pump, id) : NULL;
+    if (!place)
+        PyErr_SetString(PyExc_KeyError, "no such capture");
+    else if ((*place)->busy) {
+        PyErr_SetString(PyExc_RuntimeError, "another thread is reading this capture");
+        place = NULL;
+    }
+    return place;
+}
+
+/* Inside the gate. */
+static void capture_swap(struct capture *c) {
+    uint8_t *empty = c->draining;
+    c->draining = c->filling;
+    c->filled_before = c->filled;
+    c->drained = 0;
+    c->filling = empty;
+    c->filled = 0;
+}
+
+static PyObject *captured_next(struct capture *c) {
+    struct captured header;
+    const uint8_t *at = c->draining + c->drained;
+    memcpy(&header, at, sizeof header);
+    c->drained += captured_size(header.kept);
+    return Py_BuildValue("(LIIy#)", (long long)header.time_ns, header.direction, header.original,
+                         at + sizeof header, (Py_ssize_t)header.kept);
+}
+
+static PyObject *captured_list(struct capture *c, long budget) {
+    PyObject *frames = PyList_New(0);
+    while (frames && budget-- > 0 && c->drained < c->filled_before) {
+        PyObject *frame = captured_next(c);
+        if (!frame || PyList_Append(frames, frame) < 0)
+            Py_CLEAR(frames);
+        Py_XDECREF(frame);
+    }
+    return frames;
+}
+
+static PyObject *pump_capture_read(PyObject *object, PyObject *args) {
+    Pump *self = (Pump *)object;
+    long id, budget;
+    if (!PyArg_ParseTuple(args, "ll", &id, &budget))
+        return NULL;
+    struct capture **place = capture_find(self, id);
+    if (!place)
+        return NULL;
+    struct capture *c = *place;
+    c->busy = true;
+    if (c->drained == c->filled_before)
+        VISIT(self, capture_swap(c));
+    PyObject *frames = captured_list(c, budget);
+    c->busy = false;
+    return frames;
+}
+
+static PyObject *pump_capture_dropped(PyObject *object, PyObject *number) {
+    long id = PyLong_AsLong(number);
+    struct capture **place = id > 0 ? capture_place((Pump *)object, id) : NULL;
+    if (place)
+        return PyLong_FromUnsignedLongLong(atomic_load(&(*place)->dropped));
+    if (!PyErr_Occurred())
+        PyErr_SetString(PyExc_KeyError, "no such capture");
+    return NULL;
+}
+
+/* Inside the gate. */
+static void capture_unlink(Pump *pump, struct capture *c) {
+    struct capture **place = &pump->captures;
+    while (*place != c)
+        place = &(*place)->next;
+    *place = c->next;
+}
+
+static PyObject *pump_capture_close(PyObject *object, PyObject *number) {
+    Pump *self = (Pump *)object;
+    long id = PyLong_AsLong(number);
+    struct capture **place = id == -1 && PyErr_Occurred() ? NULL : capture_find(self, id);
+    if (!place)
+        return NULL;
+    struct capture *c = *place;
+    *place = NULL;
+    VISIT(self, capture_unlink(self, c));
+    uint64_t dropped = atomic_load(&c->dropped);
+    capture_free(c);
+    return PyLong_FromUnsignedLongLong(dropped);
+}
+
+static PyMethodDef pump_methods[] = {
+    {"run", pump_run, METH_NOARGS, NULL},
+    {"stop", pump_stop, METH_NOARGS, NULL},
+    {"attach", pump_attach, METH_VARARGS, NULL},
+    {"detach", pump_detach, METH_O, NULL},
+    {"wanted", pump_wanted, METH_NOARGS, NULL},
+    {"violations", pump_violations, METH_NOARGS, NULL},
+    {"inject", pump_inject, METH_O, NULL},
+    {"set_link_up", pump_set_link_up, METH_O, NULL},
+    {"counters", pump_get_counters, METH_NOARGS, NULL},
+    {"capture_open", pump_capture_open, METH_VARARGS, NULL},
+    {"capture_read", pump_capture_read, METH_VARARGS, NULL},
+    {"capture_dropped", pump_capture_dropped, METH_O, NULL},
+    {"capture_close", pump_capture_close, METH_O, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot pump_slots[] = {
+    {Py_tp_new, pump_new},
+    {Py_tp_dealloc, pump_dealloc},
+    {Py_tp_methods, pump_methods},
+    {0, NULL},
+};
+
+static PyType_Spec pump_spec = {"popnet.transport._native.Pump", sizeof(Pump), 0,
+                                Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE, pump_slots};
