@@ -62,7 +62,7 @@ class FakeLink(MemoryLink):
         self.outgoing[ring].armed_room = False
 
     def counters(self) -> dict[str, int]:
-        return {
+        return super().counters() | {
             "produced": sum(ring.produced for ring in self.outgoing.values()),
             "consumed": sum(ring.consumed for ring in self.incoming.values()),
         }

@@ -32,6 +32,8 @@ class MemoryRing:
         self.size = size
         self.produced = 0
         self.consumed = 0
+        self.sent = 0
+        self.kicks = 0
         self.armed_data = False
         self.armed_room = False
         self.kick_consumer = kick_consumer
@@ -50,9 +52,11 @@ class MemoryRing:
         if not self.has_room(len(payload)):
             return False
         self.produced += record_size(len(payload))
+        self.sent += 1
         self._records.append((tag, bytes(payload)))
         if self.armed_data:
             self.armed_data = False
+            self.kicks += 1
             self.kick_consumer()
         return True
 
@@ -97,3 +101,12 @@ class MemoryLink:
     def arm_room(self, ring: int, size: int) -> bool:
         self.outgoing[ring].armed_room = not self.outgoing[ring].has_room(size)
         return self.outgoing[ring].armed_room
+
+    def counters(self) -> dict[str, int]:
+        counts = {}
+        for ring, out in self.outgoing.items():
+            into, name = self.incoming[ring], Ring(ring).name.lower()
+            counts[f"{name}_sent"] = out.sent
+            counts[f"{name}_received"] = into.sent - len(into)
+            counts[f"{name}_kicks"] = out.kicks
+        return counts

@@ -29,3 +29,7 @@ class LinkPort(Protocol):
     def arm_room(self, ring: int, size: int, /) -> bool:
         """Ask for a kick when there may be room for a payload of *size*. False: there is already; try
         again."""
+
+    def counters(self) -> dict[str, int]:
+        """Of each ring, `high_` and `normal_`, since the link began: records `sent` and `received`, and the
+        `kicks` given for data."""

@@ -121,6 +121,16 @@ def test_a_closed_link_says_so(pair: LinkPair) -> None:
             call()
 
 
+@pytest.mark.parametrize(("ring", "name"), [(0, "high"), (1, "normal")])
+def test_both_ends_count_the_same_records_and_each_kick(pair: LinkPair, ring: int, name: str) -> None:
+    assert pair.b.arm(ring)
+    pair.a.send(ring, b"kicks")
+    pair.a.send_many(ring, [(0, b"suppressed"), (0, b"suppressed")])
+    pair.b.receive_many(ring, 2)
+    sender, receiver = pair.a.counters(), pair.b.counters()
+    assert (sender[f"{name}_sent"], sender[f"{name}_kicks"], receiver[f"{name}_received"]) == (3, 1, 2)
+
+
 def test_a_fake_link_can_be_made_to_complain() -> None:
     pair = link_pair("fake")
     assert isinstance(pair.a, FakeLink)
@@ -135,9 +145,9 @@ def test_a_fake_link_counts_as_its_rings_do() -> None:
     pair = link_pair("fake")
     a, b = fake_links(pair.bell_a, pair.bell_b, {0: 128, 1: 128})
     assert a.send(1, b"x")
-    assert a.counters() == {"produced": 64, "consumed": 0}
+    assert a.counters().items() >= {"produced": 64, "consumed": 0}.items()
     b.receive(1)
-    assert b.counters() == {"produced": 0, "consumed": 64}
+    assert b.counters().items() >= {"produced": 0, "consumed": 64}.items()
     pair.close()
 
 
