@@ -16,9 +16,10 @@ told "internal error".
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from popnet.core.errors import DeadlineExceeded, PeerDied
 from popnet.message import codec
@@ -27,14 +28,20 @@ from popnet.message.kinds import KERNEL_FIRST, KIND_MAX, Kind, Ring
 from popnet.message.memory import MemoryLink
 from popnet.message.peer import Peer
 from popnet.message.port import LinkPort
+from popnet.message.ports import OnCall, OnMessage, Ports
+from popnet.message.registryclient import OnNotice, RegistryClient
 from popnet.message.services import Services, StreamHandler
 from popnet.message.stream import Stream
 from popnet.message.streamshell import LinkStream
+from popnet.message.trace import Sink, Tracer
 from popnet.transport import doorbell
 
 log = logging.getLogger(__name__)
 
 MessageHandler: TypeAlias = Callable[[int, bytes], None]
+
+SEND_S: Final = 5.0
+"""Seconds that a send may wait for a link, and for the port of its service."""
 
 
 class Endpoint:
@@ -66,9 +73,12 @@ class Endpoint:
         self._services = Services(self)
         self._handlers: dict[int, MessageHandler] = {}
         self._calls = Calls(self)
+        self.registry = RegistryClient(self)
+        self.ports = Ports(self, self._calls, self.registry.changed)
         self._tasks: set[asyncio.Task[None]] = set()
         self._up: list[Callable[[int, int], None]] = []
         self._down: list[Callable[[int, str], None]] = []
+        self._tracer = Tracer()
 
     # Life
 
@@ -77,6 +87,7 @@ class Endpoint:
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._bell_fd, self._rung)
         self._peers[self.kid] = Peer(self, self.kid, self.generation, MemoryLink.to_itself(self.wake))
+        self.registry.started()
         self.wake()
 
     async def stop(self) -> None:
@@ -94,7 +105,14 @@ class Endpoint:
         self._peers.clear()
         self._loop = None
 
+    @property
+    def running(self) -> bool:
+        return self._loop is not None
+
     # Links
+
+    def has_link(self, kid: int) -> bool:
+        return kid in self._peers
 
     def add_link(self, kid: int, generation: int, link: LinkPort) -> None:
         """There is a link to kernel *kid* in *generation*. One to an earlier generation ends."""
@@ -102,7 +120,8 @@ class Endpoint:
         assert kid != self.kid, "a kernel's link to itself is built in"
         if kid in self._peers:
             self.remove_link(kid, f"kernel {kid} runs in generation {generation} now")
-        self._peers[kid] = Peer(self, kid, generation, link)
+        peer = self._peers[kid] = Peer(self, kid, generation, link)
+        self._tracer.add(peer)
         log.info("kernel %d: link up (generation %d)", kid, generation)
         for callback in self._up:
             self.later(partial(callback, kid, generation))
@@ -141,7 +160,7 @@ class Endpoint:
 
     # Streams
 
-    def serve(self, service: str, handler: StreamHandler) -> None:
+    def serve(self, service: str, handler: StreamHandler, version: int = 1) -> None:
         """Let *handler* have every stream opened for *service*; see the module for what becomes of its
         errors.
 
@@ -149,6 +168,11 @@ class Endpoint:
         When it returns, the stream is closed.
         """
         self._services.serve(service, handler)
+        self.ports.add(service, version)
+
+    def unserve(self, service: str) -> None:
+        """Take no new streams for *service*; those there are go on."""
+        self._services.unserve(service)
 
     async def open(self, kid: int, service: str, params: dict[str, Any] | None = None) -> Stream:
         """A stream to *service* of kernel *kid*, once that has accepted it.
@@ -166,6 +190,10 @@ class Endpoint:
         assert kind not in self._handlers, f"messages of kind {kind} are handled already"
         self._handlers[self._checked(kind)] = handler
 
+    def off(self, kind: int) -> None:
+        """Messages of *kind* are answered with UNKNOWN again."""
+        self._handlers.pop(kind, None)
+
     def post(self, kid: int, kind: int, body: bytes, high: bool = False) -> bool:
         """Send one message, of up to MESSAGE_SIZE_MAX bytes. In order for each kernel and priority.
 
@@ -181,16 +209,64 @@ class Endpoint:
         """Let *handler* answer (from kid, body) of every call of *kind* with a body. Runs as a task."""
         self._calls.answer(self._checked(kind), handler)
 
+    def unanswer(self, kind: int) -> None:
+        """Calls of *kind* are answered with NoSuchService again."""
+        self._calls.unanswer(kind)
+
+    def waiting_size(self, kid: int) -> int:
+        """Bytes of messages to *kid* that wait for room: what `post` may add to until it says False."""
+        peer = self._peers.get(kid)
+        return 0 if peer is None else peer.waiting_size()
+
     async def call(self, kid: int, kind: int, body: bytes, timeout_s: float, high: bool = False) -> bytes:
-        """The answer of kernel *kid*. Raises DeadlineExceeded, PeerDied, Unavailable (too much waits for room
-        already), NoSuchService (it answers no such kind), or the PopnetError its handler raised."""
-        try:
-            async with asyncio.timeout(timeout_s):
-                peer = await self._linked(kid)
-                ring = Ring.HIGH if high else Ring.NORMAL
-                return await self._calls.call(peer, ring, self._checked(kind), body)
-        except TimeoutError:
-            raise DeadlineExceeded(f"kernel {kid} did not answer within {timeout_s} s") from None
+        """The answer of kernel *kid*. Raises DeadlineExceeded, PeerDied, Overloaded (too much waits for room
+        already, or is in work there), NoSuchService (it answers no such kind), or the PopnetError its handler
+        raised."""
+        async with self._deadline(kid, timeout_s):
+            ring = Ring.HIGH if high else Ring.NORMAL
+            return await self._calls.call(await self._linked(kid), ring, self._checked(kind), body)
+
+    # Services by name
+
+    def register(
+        self, name: str, version: int, on_message: OnMessage | None = None, on_call: OnCall | None = None
+    ) -> None:
+        """Serve *name*: messages (from kid, body) go to *on_message*, which must not block; calls are answered
+        by *on_call*, a task each, which is cancelled when its caller gives up."""
+        self.ports.add(name, version, on_message, on_call)
+
+    def unregister(self, name: str) -> None:
+        """Serve *name* no more; what comes for it is answered as an unknown service."""
+        self.ports.remove(name)
+
+    async def send(
+        self, kernel: int | str, service: str, body: bytes, high: bool = False, timeout_s: float = SEND_S
+    ) -> None:
+        """Send one message to *service* of a kernel, by kid or name; in order for each kernel and priority.
+
+        Raises NoSuchService, NoSuchKernel, PeerDied, Overloaded (too much waits for room already), or
+        DeadlineExceeded (the kernel does not tell where its service is). A service that goes while the message
+        is under way is told to `ports.on_unknown`.
+        """
+        async with self._deadline(kernel, timeout_s):
+            ring = Ring.HIGH if high else Ring.NORMAL
+            await self.ports.send(await self._linked(await self._kid(kernel)), ring, service, body)
+
+    async def call_service(
+        self, kernel: int | str, service: str, body: bytes, timeout_s: float, high: bool = False
+    ) -> bytes:
+        """The answer of *service* of a kernel, by kid or name. Raises as `call` does; NoSuchKernel."""
+        async with self._deadline(kernel, timeout_s):
+            ring = Ring.HIGH if high else Ring.NORMAL
+            return await self.ports.call(await self._linked(await self._kid(kernel)), ring, service, body)
+
+    def watch(self, pattern: str, callback: OnNotice) -> int:
+        """Tell *callback* of kernels and services that come up and go down, each once, in order; what is there
+        comes first. *pattern* is a glob for `kernel/NAME` and `service/NAME`. The number is for `unwatch`."""
+        return self.registry.watch(pattern, callback)
+
+    def unwatch(self, number: int) -> None:
+        self.registry.unwatch(number)
 
     def counters(self) -> dict[str, int]:
         """Every count since the start, and what there is now (links, streams, calls, tasks)."""
@@ -202,6 +278,17 @@ class Endpoint:
         total["calls"] = sum(len(peer.calls) for peer in self._peers.values())
         total["tasks"] = len(self._tasks)
         return dict(total)
+
+    # Tracing
+
+    def start_trace(self, sink: Sink) -> None:
+        """Let *sink* have its half of every record of every link, links to come included; see
+        `popnet.message.trace`."""
+        self._tracer.start(sink, self._peers.values())
+
+    def stop_trace(self, sink: Sink) -> None:
+        """Once the last sink is gone, all links are as they were before the first. Idempotent."""
+        self._tracer.stop(sink, self._peers.values())
 
     # The loop
 
@@ -261,8 +348,13 @@ class Endpoint:
             self.lost(peer, f"kernel {peer.kid} runs in generation {generation} now", violation=False)
         elif kind == Kind.UNKNOWN:
             self.count("unknown_to_peer")
+            self.ports.unknown(peer, message.body)
+        elif kind == Kind.CANCEL:
+            self._calls.cancel(peer, message.id)
         elif self._calls.handle(peer, ring, message):
             return
+        elif kind == Kind.SEND:
+            self.ports.sent(peer, ring, message)
         elif handler := self._handlers.get(kind):
             try:
                 handler(peer.kid, message.body)
@@ -272,6 +364,20 @@ class Endpoint:
         else:
             self.count("unknown_kinds")
             peer.post(ring, Kind.UNKNOWN, 0, 0, codec.U32.pack(kind))
+
+    @staticmethod
+    @asynccontextmanager
+    async def _deadline(kernel: int | str, timeout_s: float) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(timeout_s) as deadline:
+                yield
+        except TimeoutError:
+            if not deadline.expired():
+                raise
+            raise DeadlineExceeded(f"kernel {kernel} did not answer within {timeout_s} s") from None
+
+    async def _kid(self, kernel: int | str) -> int:
+        return kernel if isinstance(kernel, int) else await self.registry.kid_of(kernel, SEND_S)
 
     async def _linked(self, kid: int) -> Peer:
         """The peer *kid*, after connecting if need be; those who want the same link wait for the same
@@ -295,11 +401,12 @@ class Endpoint:
     async def _connected(self, kid: int) -> None:
         await self._connect(kid)
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def spawn(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
         assert self._loop is not None
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     @staticmethod
     def _checked(kind: int) -> int:

@@ -20,7 +20,7 @@ from functools import partial
 from typing import Protocol
 
 from popnet.core import limits
-from popnet.core.errors import LinkViolation, PopnetError
+from popnet.core.errors import LinkViolation, PeerDied, PopnetError
 from popnet.message.codec import Reassembly, Record, fragments, payload_of, record_of, tag_of
 from popnet.message.kinds import STREAM_KINDS, Kind, Ring, ring_of
 from popnet.message.outbox import BATCH, Outbox
@@ -65,6 +65,8 @@ class Peer:
         self.kid = kid
         self.generation = generation
         self.calls: dict[int, asyncio.Future[bytes]] = {}
+        self.answer_tasks: dict[int, asyncio.Task[None]] = {}
+        self.ports: dict[str, int] = {}
         self.answering = 0
         self.serving = 0
         self.dead = False
@@ -74,7 +76,20 @@ class Peer:
         self._boxes = {ring: Outbox() for ring in Ring}
         self._parts = {ring: Reassembly() for ring in Ring}
         self._waiting: set[Ring] = set()
+        self._drained: dict[Ring, list[asyncio.Future[None]]] = {ring: [] for ring in Ring}
+        self._ended: PopnetError | None = None
         self._count = host.counters_total
+
+    # Tracing
+
+    def wrap(self, link: Callable[[LinkPort], LinkPort], box: Callable[[Outbox], Outbox]) -> None:
+        """Put *link*(the link) and *box*(each outbox) where they were."""
+        self._link = link(self._link)
+        self._boxes = {ring: box(plain) for ring, plain in self._boxes.items()}
+
+    def stream_keys(self, service: str) -> list[int]:
+        """The keys of its streams to *service*, opened by either end."""
+        return self.hub.keys_of(service)
 
     # Out
 
@@ -95,6 +110,25 @@ class Peer:
                 box.put_message([(tag, payload), *records])
                 self._flush(ring)
         return True
+
+    def waiting_size(self) -> int:
+        """Bytes of messages that wait for room, on both rings."""
+        return sum(box.messages_size for box in self._boxes.values())
+
+    async def drained(self, ring: Ring) -> None:
+        """Wait until nothing waits for room in *ring*: how a sender of much is held back. Raises PeerDied."""
+        while ring in self._waiting and not self.dead:
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._drained[ring].append(future)
+            await future
+        self.raise_if_ended()
+
+    def raise_if_ended(self) -> None:
+        """Raises the error that the link ended with, if it did."""
+        if self._ended is not None:
+            raise copy.copy(self._ended)
+        if self.dead:
+            raise PeerDied(f"the link to kernel {self.kid} is gone")
 
     def _transmit(self, record: Transmit) -> None:
         ring = ring_of(record.kind)
@@ -125,6 +159,7 @@ class Peer:
             staged = box.staged()
             if not staged or self.dead:
                 self._waiting.discard(ring)
+                self._wake_drained(ring)
                 return
             try:
                 went = self._link.send_many(ring, staged)
@@ -135,6 +170,12 @@ class Peer:
             except (Violation, LinkClosed) as error:
                 self._die(error)
         self._host.wake()
+
+    def _wake_drained(self, ring: Ring) -> None:
+        waiters, self._drained[ring] = self._drained[ring], []
+        for future in waiters:
+            if not future.done():
+                future.set_result(None)
 
     # In
 
@@ -197,7 +238,13 @@ class Peer:
     def end(self, error: PopnetError) -> None:
         """Every stream and call of this peer ends with *error*; the link is not touched any more."""
         self.dead = True
+        self._ended = error
         self._waiting.clear()
+        for ring in Ring:
+            self._wake_drained(ring)
+        for task in self.answer_tasks.values():
+            if task is not asyncio.current_task():
+                task.cancel()
         self._boxes = {ring: Outbox() for ring in Ring}
         self._parts = {ring: Reassembly() for ring in Ring}
         self.hub.lost(error)

@@ -212,6 +212,10 @@ class StreamHub:
         self.do(outputs)
         return stream
 
+    def keys_of(self, service: str) -> list[int]:
+        """The keys of the streams to *service*, opened by either end."""
+        return [key for key, stream in self._streams.items() if stream.service == service]
+
     def handle(self, record: Record) -> None:
         self.do(self.machine.handle(record))
 
