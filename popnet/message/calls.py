@@ -47,6 +47,9 @@ class Calls:
         assert kind not in self._handlers, f"calls of kind {kind} are answered already"
         self._handlers[kind] = handler
 
+    def unanswer(self, kind: int) -> None:
+        self._handlers.pop(kind, None)
+
     async def call(self, peer: Peer, ring: Ring, kind: int, body: bytes) -> bytes:
         """The answer; for ever, unless cancelled. Raises PeerDied, Unavailable, or what the peer answers
         with."""

@@ -36,6 +36,11 @@ class Outbox:
         """Whether a message of *size* bytes may still be put."""
         return self._messages_size + size <= self._size_max
 
+    @property
+    def messages_size(self) -> int:
+        """Bytes of messages that wait."""
+        return self._messages_size
+
     def put_message(self, records: Iterable[tuple[int, bytes]]) -> None:
         """All records of one message."""
         for record in records:

@@ -33,6 +33,9 @@ class Services:
         assert service not in self._handlers, f"service {service} is there already"
         self._handlers[service] = handler
 
+    def unserve(self, service: str) -> None:
+        self._handlers.pop(service, None)
+
     def offered(self, peer: Peer, stream: LinkStream) -> None:
         """A peer opened *stream*. Handlers may outlive their streams, so it is they that are bounded here."""
         handler = self._handlers.get(stream.service)
