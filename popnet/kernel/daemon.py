@@ -223,7 +223,7 @@ class Daemon:
         self._tap = tap.open_tap("eth0")
         configured = nic.configure("eth0", config.kid, config.subnet, config.subnet6, config.kernel.mtu)
         # A kernel that shares its core must not spin on it while others could run.
-        poll_us = limits.POLL_US if len(config.kernel.cpus) >= 1 else 0
+        poll_us = limits.POLL_US if config.kernel.cores >= 1 else 0
         self.pump = Pump(
             self._tap.fd,
             self._frame_bell,

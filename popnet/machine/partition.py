@@ -1,6 +1,8 @@
 """The partitioner: who gets which CPUs. Kernels that list theirs keep them, the others share what is left."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from fractions import Fraction
 
 
 def share_cpus(
@@ -23,6 +25,14 @@ def share_cpus(
         shares[name] = tuple(pool[start : start + size])
         start += size
     return shares
+
+
+def owned_cores(cpus: Mapping[str, Sequence[int]]) -> dict[str, float]:
+    """How many whole cores each kernel has, when a CPU that several list is shared evenly between them."""
+    sharers = Counter(cpu for listed in cpus.values() for cpu in set(listed))
+    return {
+        name: float(sum(Fraction(1, sharers[cpu]) for cpu in set(listed))) for name, listed in cpus.items()
+    }
 
 
 def number_kernels(names: Iterable[str], explicit: Mapping[str, int]) -> dict[str, int]:

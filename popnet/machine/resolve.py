@@ -15,7 +15,7 @@ from popnet.machine.cmdline import BootParameters
 from popnet.machine.host import Host
 from popnet.machine.image import Image
 from popnet.machine.names import PRIMARY
-from popnet.machine.partition import number_kernels, share_cpus
+from popnet.machine.partition import number_kernels, owned_cores, share_cpus
 from popnet.machine.problems import Path, Problem
 from popnet.machine.schema import KernelSection, MachineSection
 from popnet.machine.spec import KernelSpec, MachineSpec
@@ -77,10 +77,14 @@ def resolve(
     _check_subnets(kids, machine, problems)
     if problems:
         return None, problems
+    # The primary mostly sleeps: a secondary owns a CPU that only the primary lists too, the primary does not.
+    secondaries = {name: listed for name, listed in cpus.items() if kids[name]}
+    cores = {**owned_cores(cpus), **owned_cores(secondaries)}
     specs: list[KernelSpec] = []
     for kernel in kernels.values():
         try:
-            specs.append(_spec(kernel, kids[kernel.name], cpus[kernel.name], machine))
+            own = kernel.name
+            specs.append(_spec(kernel, kids[own], cpus[own], cores[own], machine))
         except ValueError as error:
             problems.append(Problem((*kernel.path, "append"), str(error)))
     specs.sort(key=lambda spec: spec.kid)
@@ -229,7 +233,9 @@ def _check_subnets(kids: Mapping[str, int], machine: MachineSection, problems: l
             problems.append(Problem(("machine", key), f"{text}; take a larger network"))
 
 
-def _spec(kernel: _Kernel, kid: int, cpus: tuple[int, ...], machine: MachineSection) -> KernelSpec:
+def _spec(
+    kernel: _Kernel, kid: int, cpus: tuple[int, ...], cores: float, machine: MachineSection
+) -> KernelSpec:
     """The kernel with every default filled in; raises ValueError if its boot parameters cannot be written."""
     section, image = kernel.section, kernel.image
     defaults = cmdline.parse(image.append)
@@ -248,6 +254,7 @@ def _spec(kernel: _Kernel, kid: int, cpus: tuple[int, ...], machine: MachineSect
         image=image.name,
         image_path=image.path,
         cpus=cpus,
+        cores=cores,
         memory_bytes=parameters.memory_bytes,
         mtu=section.mtu or machine.mtu,
         ttys=parameters.ttys,

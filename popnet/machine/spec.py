@@ -18,6 +18,8 @@ class KernelSpec:
         image: name of the image it runs.
         image_path: directory of that image.
         cpus: CPUs of the host it may run on, in rising order, at least one.
+        cores: how many whole cores that is, if secondaries share evenly what several list. Below 1, nothing
+            in the kernel may spin: others could run meanwhile.
         memory_bytes: most it may use; None is no limit.
         mtu: of its NIC, in bytes.
         ttys: how many terminals it has.
@@ -34,6 +36,7 @@ class KernelSpec:
     image: str
     image_path: str
     cpus: tuple[int, ...]
+    cores: float
     memory_bytes: int | None
     mtu: int
     ttys: int
