@@ -174,10 +174,6 @@ class Endpoint:
         """Take no new streams for *service*; those there are go on."""
         self._services.unserve(service)
 
-    def unserve(self, service: str) -> None:
-        """Take no new streams for *service*; those there are go on."""
-        self._services.unserve(service)
-
     async def open(self, kid: int, service: str, params: dict[str, Any] | None = None) -> Stream:
         """A stream to *service* of kernel *kid*, once that has accepted it.
 
@@ -198,10 +194,6 @@ class Endpoint:
         """Messages of *kind* are answered with UNKNOWN again."""
         self._handlers.pop(kind, None)
 
-    def off(self, kind: int) -> None:
-        """Messages of *kind* are answered with UNKNOWN again."""
-        self._handlers.pop(kind, None)
-
     def post(self, kid: int, kind: int, body: bytes, high: bool = False) -> bool:
         """Send one message, of up to MESSAGE_SIZE_MAX bytes. In order for each kernel and priority.
 
@@ -216,15 +208,6 @@ class Endpoint:
     def answer(self, kind: int, handler: CallHandler) -> None:
         """Let *handler* answer (from kid, body) of every call of *kind* with a body. Runs as a task."""
         self._calls.answer(self._checked(kind), handler)
-
-    def unanswer(self, kind: int) -> None:
-        """Calls of *kind* are answered with NoSuchService again."""
-        self._calls.unanswer(kind)
-
-    def waiting_size(self, kid: int) -> int:
-        """Bytes of messages to *kid* that wait for room: what `post` may add to until it says False."""
-        peer = self._peers.get(kid)
-        return 0 if peer is None else peer.waiting_size()
 
     def unanswer(self, kind: int) -> None:
         """Calls of *kind* are answered with NoSuchService again."""

@@ -130,10 +130,6 @@ class Peer:
         if self.dead:
             raise PeerDied(f"the link to kernel {self.kid} is gone")
 
-    def waiting_size(self) -> int:
-        """Bytes of messages that wait for room, on both rings."""
-        return sum(box.messages_size for box in self._boxes.values())
-
     def _transmit(self, record: Transmit) -> None:
         ring = ring_of(record.kind)
         tag, payload = tag_of(record.kind, record.flags), payload_of(record.id, self.generation, record.body)
