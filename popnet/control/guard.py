@@ -29,6 +29,7 @@ _STATUS: Final = {
     "refused": 400,
     "invalid-machine-file": 400,
     "unavailable": 503,
+    "overloaded": 503,
     "peer-died": 502,
     "boot-failed": 502,
     "link-violation": 502,

@@ -110,6 +110,12 @@ class DeadlineExceeded(PopnetError):
     code = "deadline-exceeded"
 
 
+class Overloaded(PopnetError):
+    """Too much waits already, here or at the other end; nothing was done, and trying again later may work."""
+
+    code = "overloaded"
+
+
 class Unavailable(PopnetError):
     """The host lacks something that is needed; `popnet doctor` tells how to get it."""
 
@@ -138,6 +144,7 @@ _BY_CODE: dict[str, type[PopnetError]] = {
         StreamClosed,
         Refused,
         DeadlineExceeded,
+        Overloaded,
         Unavailable,
     )
 }

@@ -101,3 +101,18 @@ CALLS_MAX: Final = 256
 QUEUE_SIZE_MAX: Final = 2 * MESSAGE_SIZE_MAX
 """Bytes of messages that may wait for room in one ring of a link: one of the largest and another behind
 it."""
+
+SERVICES_MAX: Final = 256
+"""Services that a kernel may have in the registry."""
+
+WATCHES_MAX: Final = 64
+"""Patterns that a kernel may watch."""
+
+GROUPS_MAX: Final = 64
+"""Groups that a kernel may be in."""
+
+NOTICES_MAX: Final = 4096
+"""Changes that the registry remembers for those that come back; who was away longer compares."""
+
+GROUP_QUEUE_MAX: Final = 4 << 20
+"""Bytes of a group's messages that may wait for one member; more wait with their sender."""

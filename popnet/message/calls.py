@@ -2,7 +2,9 @@
 
 A call is two messages of its kind, REQUEST and ANSWER, with the caller's number as their id. Numbers are the
 caller's alone and an answer is looked for only among the calls of the link it came by, so a peer can answer
-nothing but what it was asked. An answer behind its deadline finds nobody, and is counted.
+nothing but what it was asked. A caller that gives up says so (CANCEL), behind its request, and the task that
+works on the answer is cancelled, as it is when the caller's link goes. An answer that was under way finds
+nobody, and is counted.
 """
 
 import asyncio
@@ -11,9 +13,9 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Protocol, TypeAlias
 
 from popnet.core import limits
-from popnet.core.errors import NoSuchService, PopnetError, Refused, Unavailable
+from popnet.core.errors import NoSuchService, Overloaded, PopnetError
 from popnet.message import codec
-from popnet.message.kinds import Flag, Ring
+from popnet.message.kinds import Flag, Kind, Ring
 from popnet.message.peer import Peer
 
 log = logging.getLogger(__name__)
@@ -31,7 +33,7 @@ class TaskHost(Protocol):
     def count(self, name: str) -> None:
         """One more of *name*."""
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def spawn(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
         """Run *work* as a task that ends with the endpoint."""
 
 
@@ -51,15 +53,21 @@ class Calls:
         self._handlers.pop(kind, None)
 
     async def call(self, peer: Peer, ring: Ring, kind: int, body: bytes) -> bytes:
-        """The answer; for ever, unless cancelled. Raises PeerDied, Unavailable, or what the peer answers
+        """The answer; for ever, unless cancelled. Raises PeerDied, Overloaded, or what the peer answers
         with."""
         self._made = id = (self._made + 1) & 0xFFFF_FFFF
         future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         peer.calls[id] = future
         try:
             if not peer.post(ring, kind, REQUEST, id, body):
-                raise Unavailable(f"too much waits to be sent to kernel {peer.kid}")
+                peer.raise_if_ended()
+                raise Overloaded(f"too much waits to be sent to kernel {peer.kid}")
             return await future
+        except asyncio.CancelledError:
+            if id in peer.calls and not peer.dead:
+                self._host.count("calls_given_up")
+                peer.post(ring, Kind.CANCEL, 0, id, b"")
+            raise
         finally:
             peer.calls.pop(id, None)
 
@@ -72,6 +80,13 @@ class Calls:
         else:
             return False
         return True
+
+    def cancel(self, peer: Peer, id: int) -> None:
+        """The caller does not wait any more. It may have its answer already."""
+        task = peer.answer_tasks.get(id)
+        if task is not None:
+            self._host.count("calls_cancelled")
+            task.cancel()
 
     def _answered(self, peer: Peer, message: codec.Record) -> None:
         error = codec.error_of(codec.json_object(message.body)) if message.flags & ERROR else None
@@ -90,11 +105,11 @@ class Calls:
             error = NoSuchService(f"kernel {self._host.kid} answers no calls of kind {message.kind}")
             self._reply_error(peer, ring, message, error)
         elif peer.answering >= limits.CALLS_MAX:
-            busy = Refused(f"kernel {self._host.kid} is busy with {peer.answering} calls of this peer")
+            busy = Overloaded(f"kernel {self._host.kid} is busy with {peer.answering} calls of this peer")
             self._reply_error(peer, ring, message, busy)
         else:
             peer.answering += 1
-            self._host.spawn(self._answer(handler, peer, ring, message))
+            peer.answer_tasks[message.id] = self._host.spawn(self._answer(handler, peer, ring, message))
 
     async def _answer(self, handler: CallHandler, peer: Peer, ring: Ring, message: codec.Record) -> None:
         try:
@@ -105,6 +120,8 @@ class Calls:
             self._reply_error(peer, ring, message, PopnetError(f"internal error in kernel {self._host.kid}"))
         finally:
             peer.answering -= 1
+            if peer.answer_tasks.get(message.id) is asyncio.current_task():
+                del peer.answer_tasks[message.id]
 
     async def _handle(self, handler: CallHandler, peer: Peer, ring: Ring, message: codec.Record) -> None:
         try:

@@ -173,6 +173,7 @@ class Endpoint:
     def unserve(self, service: str) -> None:
         """Take no new streams for *service*; those there are go on."""
         self._services.unserve(service)
+        self.ports.remove(service)
 
     async def open(self, kid: int, service: str, params: dict[str, Any] | None = None) -> Stream:
         """A stream to *service* of kernel *kid*, once that has accepted it.
@@ -231,8 +232,8 @@ class Endpoint:
     def register(
         self, name: str, version: int, on_message: OnMessage | None = None, on_call: OnCall | None = None
     ) -> None:
-        """Serve *name*: messages (from kid, body) go to *on_message*, which must not block; calls are answered
-        by *on_call*, a task each, which is cancelled when its caller gives up."""
+        """Serve *name*: messages (from kid, body) go to *on_message*, which must not block; calls are
+        answered by *on_call*, a task each, which is cancelled when its caller gives up."""
         self.ports.add(name, version, on_message, on_call)
 
     def unregister(self, name: str) -> None:
@@ -245,8 +246,8 @@ class Endpoint:
         """Send one message to *service* of a kernel, by kid or name; in order for each kernel and priority.
 
         Raises NoSuchService, NoSuchKernel, PeerDied, Overloaded (too much waits for room already), or
-        DeadlineExceeded (the kernel does not tell where its service is). A service that goes while the message
-        is under way is told to `ports.on_unknown`.
+        DeadlineExceeded (the kernel does not tell where its service is). A service that goes while the
+        message is under way is told to `ports.on_unknown`.
         """
         async with self._deadline(kernel, timeout_s):
             ring = Ring.HIGH if high else Ring.NORMAL
@@ -261,8 +262,9 @@ class Endpoint:
             return await self.ports.call(await self._linked(await self._kid(kernel)), ring, service, body)
 
     def watch(self, pattern: str, callback: OnNotice) -> int:
-        """Tell *callback* of kernels and services that come up and go down, each once, in order; what is there
-        comes first. *pattern* is a glob for `kernel/NAME` and `service/NAME`. The number is for `unwatch`."""
+        """Tell *callback* of kernels and services that come up and go down, each once, in order; what is
+        there comes first. *pattern* is a glob for `kernel/NAME` and `service/NAME`. The number is for
+        `unwatch`."""
         return self.registry.watch(pattern, callback)
 
     def unwatch(self, number: int) -> None:

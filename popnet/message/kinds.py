@@ -17,7 +17,7 @@ class Ring(IntEnum):
 
 
 class Kind(IntEnum):
-    """Every kind of message. Below 16: streams. From 16: answers to nonsense. From 32: kernels. From 0x8000:
+    """Every kind of message. Below 16: streams. From 16: the layer's own. From 32: kernels. From 0x8000:
     free for users."""
 
     OPEN = 1
@@ -46,10 +46,14 @@ class Kind(IntEnum):
     """The sender neither sends nor reads any more; no body. Behind a CLOSE it only says that nobody reads."""
 
     UNKNOWN = 16
-    """You sent a kind that nobody here handles: u32 kind. Never answered."""
+    """You sent a kind that nobody here handles: u32 kind; of SEND also u32 port. Never answered."""
 
     STALE = 17
     """You sent to another generation of this kernel: u32 the generation that runs. Never answered."""
+
+    CANCEL = 18
+    """The caller of the call that the id names has given up; no body. Comes behind it, on its ring. Never
+    answered."""
 
     CHECK_IN = 32
     """A kernel to the primary: it is there, and what it is."""
@@ -68,6 +72,26 @@ class Kind(IntEnum):
 
     COUNTERS = 37
     """A call of the primary to a kernel: tell your counters; no body."""
+
+    SEND = 38
+    """A message to a service. Its port is the id; the body is the service's own."""
+
+    CALL = 39
+    """A call of a service: u32 port, then the body, which is the service's own, as is that of the answer."""
+
+    RESOLVE = 40
+    """A call: which port has the service of this name (UTF-8)? Answered with u32 port, u32 version."""
+
+    REGISTRY = 41
+    """A kernel to the primary: its wishes, all of them; see Registry. As a call: which kid has {"kernel":
+    name}?"""
+
+    NOTICE = 42
+    """The primary to a kernel that watches or is in a group: what changed; see Registry."""
+
+    GROUP = 43
+    """A message of a group. The id is the receiver's membership; the body u32 number, then the member's own;
+    see Groups."""
 
 
 KERNEL_FIRST: Final = 32

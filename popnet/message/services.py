@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeAlias
 
 from popnet.core import limits
-from popnet.core.errors import NoSuchService, PopnetError, Refused
+from popnet.core.errors import NoSuchService, Overloaded, PopnetError
 from popnet.message.calls import TaskHost
 from popnet.message.peer import Peer
 from popnet.message.stream import Stream
@@ -42,7 +42,8 @@ class Services:
         if handler is None:
             stream.fail(NoSuchService(f"kernel {self._host.kid} has no service {stream.service!r}"))
         elif peer.serving >= limits.STREAMS_MAX:
-            stream.fail(Refused(f"kernel {self._host.kid} is busy with {peer.serving} streams of this peer"))
+            busy = f"kernel {self._host.kid} is busy with {peer.serving} streams of this peer"
+            stream.fail(Overloaded(busy))
         else:
             peer.serving += 1
             self._host.spawn(self._run(handler, peer, stream))

@@ -34,7 +34,7 @@ from enum import Enum
 from typing import Any, Final
 
 from popnet.core import limits
-from popnet.core.errors import LinkViolation, PopnetError, Refused, StreamClosed, Unavailable
+from popnet.core.errors import LinkViolation, Overloaded, PopnetError, Refused, StreamClosed, Unavailable
 from popnet.message import codec
 from popnet.message.kinds import CHANNEL_MAX, Kind
 from popnet.message.streamoutputs import (
@@ -251,7 +251,7 @@ class StreamMachine:
             self.counters["protocol_errors"] += 1
             return self._say_no(key, Refused(str(violation)))
         if self._offered_count >= self._streams_max:
-            return self._say_no(key, Refused(f"more than {self._streams_max} streams on one link"))
+            return self._say_no(key, Overloaded(f"more than {self._streams_max} streams on one link"))
         self._streams[key] = _Stream(State.OFFERED, self._window, self._window)
         self._offered_count += 1
         self.counters["streams_offered"] += 1

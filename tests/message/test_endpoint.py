@@ -17,6 +17,7 @@ from popnet.core import limits
 from popnet.core.errors import (
     DeadlineExceeded,
     NoSuchService,
+    Overloaded,
     PeerDied,
     PopnetError,
     Refused,
@@ -296,7 +297,7 @@ async def test_too_many_streams_are_refused(ends: Ends) -> None:
     ends.b.serve("deaf", deaf)
     ends.b.serve("echo", echo)
     held = [await ends.a.open(2, "deaf") for _ in range(limits.STREAMS_MAX)]
-    assert isinstance(await outcome(ends.a.open(2, "echo")), Refused)
+    assert isinstance(await outcome(ends.a.open(2, "echo")), Overloaded)
     assert ends.b.counters()["tasks"] == len(held)
 
 
@@ -363,7 +364,7 @@ async def test_what_waits_is_bounded(ends: Alone) -> None:
         taken += 1
     assert 2 <= taken <= limits.QUEUE_SIZE_MAX // size + 1
     assert ends.a.counters()["queue_full"] == 1
-    assert isinstance(await outcome(ends.a.call(2, KIND, bytes(size), 5.0)), Unavailable)
+    assert isinstance(await outcome(ends.a.call(2, KIND, bytes(size), 5.0)), Overloaded)
 
 
 @everywhere
@@ -550,7 +551,7 @@ async def test_calls_in_work_are_bounded(ends: Ends) -> None:
     calls = [asyncio.create_task(ends.a.call(2, KIND, b"", 60.0)) for _ in range(limits.CALLS_MAX + 1)]
     done, waiting = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
     assert len(waiting) == limits.CALLS_MAX
-    assert isinstance(done.pop().exception(), Refused)
+    assert isinstance(done.pop().exception(), Overloaded)
     for task in waiting:
         task.cancel()
 
