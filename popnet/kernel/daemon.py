@@ -35,6 +35,7 @@ from popnet.kernel.initclient import InitClient
 from popnet.kernel.links import Links, SendOffer
 from popnet.kernel.services import ExecService, serve_dial
 from popnet.kernel.timeline import Timeline
+from popnet.kernel.trace import TraceService
 from popnet.machine import cmdline
 from popnet.machine.units import format_cpus
 from popnet.message.endpoint import Endpoint
@@ -255,6 +256,7 @@ class Daemon:
         self.endpoint.serve("dial", serve_dial)
         self.endpoint.serve("capture", serve_capture)
         self.endpoint.serve("inject", serve_inject)
+        self.endpoint.serve("trace", TraceService(self.endpoint))
         if self.config.kernel.ssh:
             self._start_sshd()
 
