@@ -25,6 +25,7 @@ VERBS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "down": ("popnet.cli.machine", "Shut the machine down."),
         "ps": ("popnet.cli.kernels", "List the kernels of the machine."),
         "events": ("popnet.cli.journal", "Print what happened to the machine."),
+        "stats": ("popnet.cli.stats", "Show what rings and NICs did."),
         "counters": ("popnet.cli.counters", "Print the counters of all kernels and links."),
     },
     "A kernel": {
