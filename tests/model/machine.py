@@ -1,11 +1,12 @@
-"""A small machine with store buffers, and a search of everything it can do.
+"""What a process may ask of a machine, and a search of everything that processes can do together on one.
 
-Processes share memory words and bells. A store goes into the process's own buffer and reaches memory some
-time later, in order (x86-TSO; aarch64 reorders more, but not across the same fences). A load sees the own
-buffer first. A fence waits until the own buffer is empty. A bell is an eventfd: a kick counts one, waiting
-takes the whole count and blocks while it is zero; neither flushes the buffer.
+Processes share memory words and bells. Two machines know what these operations mean: `tso` (x86: store
+buffers) and `weak` (arm64: stores reach memory in any order, loads are satisfied early or late). A bell is
+an eventfd: a kick counts one, waiting takes the whole count and blocks while it is zero; neither orders
+any memory access.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -14,13 +15,25 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Load:
+    """Load a word on whose value the process goes on."""
+
     word: str
+    acquire: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """Load a byte of a record: the process goes on without looking at it, but it must be *expected*."""
+
+    word: str
+    expected: int
 
 
 @dataclass(frozen=True, slots=True)
 class Store:
     word: str
     value: int
+    release: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +51,7 @@ class Wait:
     bell: str
 
 
-Operation = Load | Store | Fence | Kick | Wait
+Operation = Load | Read | Store | Fence | Kick | Wait
 
 
 class Program(Protocol):
@@ -52,42 +65,51 @@ class Program(Protocol):
         """Where it is once that is done; *value* is what a load returned, else 0."""
 
 
+class State(Protocol):
+    """Processes and memory at one moment: immutable and hashable."""
+
+    @property
+    def programs(self) -> tuple[Program, ...]: ...
+
+    @property
+    def wrong(self) -> str:
+        """What was read that should not have been; empty: nothing."""
+
+
+Steps = Callable[[T], list[tuple[str, T]]]
+"""Every single step from a state, each with its name."""
+
 Cells = tuple[tuple[str, int], ...]
 """Names and values, sorted; what is missing is 0."""
-
-Buffer = tuple[tuple[str, int], ...]
-"""Stores on their way to memory, oldest first."""
-
-
-@dataclass(frozen=True, slots=True)
-class State:
-    programs: tuple[Program, ...]
-    buffers: tuple[Buffer, ...]
-    memory: Cells
-    bells: Cells
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a search found: how many states there are; and if there is one where nothing moves any more, the
-    steps to it, and what each process wanted to do there."""
+    """What a search found: how many states there are; and if something is wrong in one, the steps to it: what
+    was read there, or (when nothing moves any more) what each process wanted to do."""
 
     states: int
     steps: tuple[str, ...] | None = None
     wanted: tuple[Operation | None, ...] = ()
+    wrong: str = ""
 
 
-def search(*programs: Program) -> Result:
-    """Visit every state that *programs* can reach together, starting with all words and bells 0."""
-    start = State(programs, ((),) * len(programs), (), ())
-    came_from: dict[State, tuple[State, str] | None] = {start: None}
+S = TypeVar("S", bound=State)
+
+
+def search_from(start: S, steps_from: Steps[S]) -> Result:
+    """Visit every state that can be reached from *start*, until something is wrong in one."""
+    came_from: dict[S, tuple[S, str] | None] = {start: None}
     todo = [start]
     while todo:
         state = todo.pop()
-        steps = _steps(state)
-        wanted = tuple(program.operation for program in state.programs)
-        if not steps and any(wanted):
-            return Result(len(came_from), _trace(state, came_from), wanted)
+        if state.wrong:
+            return Result(len(came_from), _trace(state, came_from), wrong=state.wrong)
+        steps = steps_from(state)
+        if not steps:
+            wanted = tuple(program.operation for program in state.programs)
+            if any(wanted):
+                return Result(len(came_from), _trace(state, came_from), wanted)
         for label, following in steps:
             if following not in came_from:
                 came_from[following] = (state, label)
@@ -95,7 +117,7 @@ def search(*programs: Program) -> Result:
     return Result(len(came_from))
 
 
-def _trace(state: State, came_from: dict[State, tuple[State, str] | None]) -> tuple[str, ...]:
+def _trace(state: S, came_from: dict[S, tuple[S, str] | None]) -> tuple[str, ...]:
     labels: list[str] = []
     while step := came_from[state]:
         state, label = step
@@ -103,51 +125,16 @@ def _trace(state: State, came_from: dict[State, tuple[State, str] | None]) -> tu
     return tuple(reversed(labels))
 
 
-def _get(cells: Cells, name: str) -> int:
-    return dict(cells).get(name, 0)
+def get(cells: Cells, name: str) -> int:
+    for key, value in cells:
+        if key == name:
+            return value
+    return 0
 
 
-def _set(cells: Cells, name: str, value: int) -> Cells:
+def put(cells: Cells, name: str, value: int) -> Cells:
     return tuple(sorted({**dict(cells), name: value}.items()))
 
 
-def _steps(state: State) -> list[tuple[str, State]]:
-    """Every single step from *state*: each process's next operation, each buffer's oldest store."""
-    steps: list[tuple[str, State]] = []
-    for i, buffer in enumerate(state.buffers):
-        if buffer:
-            (word, value), rest = buffer[0], buffer[1:]
-            buffers = _with(state.buffers, i, rest)
-            flushed = State(state.programs, buffers, _set(state.memory, word, value), state.bells)
-            steps.append((f"{i}: {word}={value} reaches memory", flushed))
-        following = _execute(state, i)
-        if following is not None:
-            steps.append((f"{i}: {state.programs[i].operation}", following))
-    return steps
-
-
-def _with(items: tuple[T, ...], i: int, item: T) -> tuple[T, ...]:
+def replace_at(items: tuple[T, ...], i: int, item: T) -> tuple[T, ...]:
     return (*items[:i], item, *items[i + 1 :])
-
-
-def _execute(state: State, i: int) -> State | None:
-    """Process *i* does its next operation; None if it cannot now."""
-    program, buffer = state.programs[i], state.buffers[i]
-    value, buffers, bells = 0, state.buffers, state.bells
-    match program.operation:
-        case Load(word):
-            value = dict(buffer).get(word, _get(state.memory, word))
-        case Store(word, stored):
-            buffers = _with(buffers, i, (*buffer, (word, stored)))
-        case Fence():
-            if buffer:
-                return None
-        case Kick(bell):
-            bells = _set(bells, bell, _get(bells, bell) + 1)
-        case Wait(bell):
-            if not _get(bells, bell):
-                return None
-            bells = _set(bells, bell, 0)
-        case None:
-            return None
-    return State(_with(state.programs, i, program.after(value)), buffers, state.memory, bells)
