@@ -109,7 +109,16 @@ class Calls:
             self._reply_error(peer, ring, message, busy)
         else:
             peer.answering += 1
-            peer.answer_tasks[message.id] = self._host.spawn(self._answer(handler, peer, ring, message))
+            task = self._host.spawn(self._answer(handler, peer, ring, message))
+            peer.answer_tasks[message.id] = task
+            task.add_done_callback(lambda task: self._finished(peer, message.id, task))
+
+    @staticmethod
+    def _finished(peer: Peer, id: int, task: "asyncio.Task[None]") -> None:
+        """Not a `finally` of the task: one that is cancelled before it began runs none."""
+        peer.answering -= 1
+        if peer.answer_tasks.get(id) is task:
+            del peer.answer_tasks[id]
 
     async def _answer(self, handler: CallHandler, peer: Peer, ring: Ring, message: codec.Record) -> None:
         try:
@@ -118,10 +127,6 @@ class Calls:
             self._host.count("handler_errors")
             log.exception("kernel %d: the answer to kind %d failed", self._host.kid, message.kind)
             self._reply_error(peer, ring, message, PopnetError(f"internal error in kernel {self._host.kid}"))
-        finally:
-            peer.answering -= 1
-            if peer.answer_tasks.get(message.id) is asyncio.current_task():
-                del peer.answer_tasks[message.id]
 
     async def _handle(self, handler: CallHandler, peer: Peer, ring: Ring, message: codec.Record) -> None:
         try:
