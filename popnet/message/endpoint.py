@@ -16,7 +16,7 @@ told "internal error".
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Final, TypeAlias
@@ -55,6 +55,7 @@ class Endpoint:
 
     Attributes:
         on_violation: told (kid, text) when a link is dropped because its peer spoke nonsense.
+        look: called before every sleep; may wait a short while for records, and tells whether there are some.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Endpoint:
         self.kid = kid
         self.generation = generation
         self.on_violation: Callable[[int, str], None] = lambda kid, text: None
+        self.look: Callable[[], bool] = lambda: False
         self.counters_total: Counter[str] = Counter()
         self._bell_fd = bell_fd
         self._connect = connect
@@ -314,7 +316,14 @@ class Endpoint:
         if any(more):
             self.count("budget_exhausted")
             self.wake()
-        elif not all(peer.arm() for peer in peers):
+        elif self.look() or not all(peer.arm() for peer in peers) or any(peer.polled for peer in peers):
+            self.wake()
+
+    def poll(self, kid: int, rings: Collection[Ring]) -> None:
+        """Look at these rings of the link to *kid* at every turn of the event loop from now on, which then
+        never sleeps, instead of being kicked."""
+        if kid in self._peers:
+            self._peers[kid].polled = frozenset(rings)
             self.wake()
 
     # What peers ask of their host

@@ -70,6 +70,7 @@ class Peer:
         self.answering = 0
         self.serving = 0
         self.dead = False
+        self.polled: frozenset[Ring] = frozenset()
         self.hub = StreamHub(kid, self._transmit, partial(host.offered, self), host.later)
         self._host = host
         self._link = link
@@ -190,11 +191,11 @@ class Peer:
         return high == limits.BUDGET or normal == budget
 
     def arm(self) -> bool:
-        """Ask for a kick at the next record. False: there is one already."""
+        """Ask for a kick at the next record, but for rings that are `polled`. False: there is one already."""
         if self.dead:
             return True
         try:
-            return self._link.arm(Ring.HIGH) and self._link.arm(Ring.NORMAL)
+            return all(self._link.arm(ring) for ring in Ring if ring not in self.polled)
         except (Violation, LinkClosed) as error:
             self._die(error)
             return True
