@@ -24,7 +24,7 @@ LAYERS: Final = (
     {"machine"},
     {"net", "tty"},
     {"kernel"},
-    {"control"},
+    {"control", "bench"},
     {"cli"},
 )
 """The packages from the ground up: each may import those of the sets before its own."""
@@ -52,6 +52,7 @@ USER_MAY_IMPORT: Final = {
     "popnet.core": "pure",
     "popnet.machine": "pure",
     **dict.fromkeys(CLIENT, "the client side of the control API"),
+    "popnet.bench": "measures this host; there is no machine to ask",
     "popnet.net.decode": "pure: a frame as a line",
     "popnet.kernel.doctor": "looks at the host; there is no machine to ask",
     "popnet.kernel.gc": "cleans up where no machine runs any more",
@@ -76,6 +77,10 @@ DOORS: Final = {
     "rich": ("popnet.cli.tables",),
     "click": ("popnet.cli",),
     "scapy": ("popnet.scapy",),
+    "zmq": ("popnet.bench.foreign",),
+    "posix_ipc": ("popnet.bench.foreign",),
+    "iceoryx2": ("popnet.bench.foreign",),
+    "mpi4py": ("popnet.bench.foreign",),
     "pytest": ("popnet.pytest_plugin",),
     "pytest_asyncio": ("popnet.pytest_plugin",),
 }

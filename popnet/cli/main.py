@@ -48,6 +48,7 @@ VERBS: Final[dict[str, dict[str, tuple[str, str]]]] = {
     "This host": {
         "doctor": ("popnet.cli.host", "Say what this host can do, and how to mend the rest."),
         "gc": ("popnet.cli.host", "Remove what killed machines left behind."),
+        "bench": ("popnet.cli.bench", "Measure messages between two processes, popnet beside its rivals."),
         "version": ("popnet.cli.meta", "Print versions."),
     },
 }

@@ -1,0 +1,228 @@
+"""popnet's own link under an event loop, and a bare eventfd on the same loop as its yardstick."""
+
+import asyncio
+import os
+from collections import deque
+from time import perf_counter_ns
+from typing import Final
+
+from popnet.bench.ring import NORMAL, links
+from popnet.bench.timing import (
+    DISTINCT,
+    STREAMED,
+    TRIPS,
+    VERIFIED,
+    Control,
+    Figures,
+    check_echo,
+    check_report,
+    figures,
+    fitting,
+    messages,
+    report,
+    wait_for_follower,
+)
+from popnet.core.limits import BUDGET
+from popnet.kernel.loop import run
+from popnet.transport._native import Link
+from popnet.transport.doorbell import create_doorbell, drain, kick
+
+YIELD_EVERY: Final = 64
+"""Messages that a sender stages between two turns of its loop."""
+
+
+class LoopWire:
+    """A link whose doorbell a loop watches: drained with a budget, armed, looked at again."""
+
+    def __init__(self, link: Link, bell: int) -> None:
+        self._link, self._bell = link, bell
+        self._waiting: asyncio.Future[None] | None = None
+        self._received: deque[bytes] = deque()
+        asyncio.get_running_loop().add_reader(bell, self._rung)
+        self._rung()
+
+    def send_now(self, data: bytes) -> bool:
+        return self._link.send(NORMAL, data)
+
+    async def send(self, data: bytes) -> None:
+        while not self._link.send(NORMAL, data):
+            if self._link.arm_room(NORMAL, len(data)):
+                await self._wake_up()
+                self._link.disarm_room(NORMAL)
+
+    async def receive(self) -> bytes:
+        while not self._received:
+            await self._wake_up()
+        return self._received.popleft()
+
+    async def _wake_up(self) -> None:
+        self._waiting = asyncio.get_running_loop().create_future()
+        await self._waiting
+        self._waiting = None
+
+    def _rung(self) -> None:
+        drain(self._bell)
+        link, received = self._link, self._received
+        while True:
+            records = link.receive_many(NORMAL, BUDGET)
+            received.extend([data for _, data in records])
+            if link.arm(NORMAL):
+                break
+            if len(received) >= BUDGET * 4:  # others' turn first: come back by our own bell
+                kick(self._bell)
+                break
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
+
+
+async def lead_loop(wire: LoopWire, control: Control, size: int, budget_s: float) -> Figures:
+    """`timing.lead`, for a wire that is awaited."""
+    sent = messages(size)
+    tried = await _trips(wire, control, sent, VERIFIED)
+    taken = await _trips(wire, control, sent, fitting(sum(tried) / len(tried), budget_s / 2, TRIPS))
+    took = await _stream(wire, control, sent[0], STREAMED[0] * 16)
+    count = fitting(took / (STREAMED[0] * 16), budget_s / 2, STREAMED)
+    took = await _stream(wire, control, sent[0], count)
+    control.tell("end", 0)
+    return figures(taken, count, took)
+
+
+async def follow_loop(wire: LoopWire, control: Control, size: int) -> None:
+    """`timing.follow`, for a wire that is awaited."""
+    right = messages(size)[0]
+    while (task := control.hear())[0] != "end":
+        count = task[1]
+        if task[0] == "echo":
+            for _ in range(count):
+                await wire.send(await wire.receive())
+        else:
+            total, last = 0, b""
+            for _ in range(count):
+                last = await wire.receive()
+                total += len(last)
+            await wire.send(report(count, total, last == right, size))
+
+
+async def _trips(wire: LoopWire, control: Control, sent: list[bytes], count: int) -> list[int]:
+    control.tell("echo", count)
+    taken = []
+    for number in range(count):
+        data = sent[number % DISTINCT]
+        start = perf_counter_ns()
+        await wire.send(data)
+        answer = await wire.receive()
+        taken.append(perf_counter_ns() - start)
+        check_echo(data, answer)
+    return taken
+
+
+async def _stream(wire: LoopWire, control: Control, data: bytes, count: int) -> int:
+    control.tell("count", count)
+    start = perf_counter_ns()
+    for number in range(count):
+        if not wire.send_now(data):
+            await wire.send(data)
+        elif number % YIELD_EVERY == 0:
+            await asyncio.sleep(0)
+    answer = await wire.receive()
+    took = perf_counter_ns() - start
+    check_report(answer, count, len(data))
+    return took
+
+
+class BellWire:
+    """Two eventfds: it wakes, and carries nothing. No ring is missed: callbacks run while we wait only."""
+
+    def __init__(self, own: int, peer: int) -> None:
+        self._own, self._peer = own, peer
+        self._waiting: asyncio.Future[None] | None = None
+        asyncio.get_running_loop().add_reader(own, self._rung)
+
+    def kick(self) -> None:
+        os.eventfd_write(self._peer, 1)
+
+    async def rung(self) -> None:
+        self._waiting = asyncio.get_running_loop().create_future()
+        await self._waiting
+
+    def _rung(self) -> None:
+        os.eventfd_read(self._own)
+        assert self._waiting is not None
+        self._waiting.set_result(None)
+
+
+async def lead_bells(wire: BellWire, control: Control, budget_s: float) -> Figures:
+    """Round trips of nothing but wake-ups."""
+    taken = await _rings(wire, control, VERIFIED)
+    taken = await _rings(wire, control, fitting(sum(taken) / len(taken), budget_s, TRIPS))
+    control.tell("end", 0)
+    return figures(taken, 0, 0)
+
+
+async def follow_bells(wire: BellWire, control: Control) -> None:
+    while (task := control.hear())[0] != "end":
+        for _ in range(task[1]):
+            await wire.rung()
+            wire.kick()
+
+
+async def _rings(wire: BellWire, control: Control, count: int) -> list[int]:
+    control.tell("echo", count)
+    taken = []
+    for _ in range(count):
+        start = perf_counter_ns()
+        wire.kick()
+        await wire.rung()
+        taken.append(perf_counter_ns() - start)
+    return taken
+
+
+class LoopRoles:
+    """Both ends of a link, each on an event loop of the kind that kernels run."""
+
+    def __init__(self, mode: str) -> None:
+        self._mode = mode
+        self._ends = links()
+
+    def lead(self, control: Control, size: int, budget_s: float) -> Figures:
+        async def main() -> None:
+            wire = LoopWire(*self._ends[0])
+            wait_for_follower(control)
+            done.append(await lead_loop(wire, control, size, budget_s))
+
+        done: list[Figures] = []
+        run(main())
+        return done[0]
+
+    def follow(self, control: Control, size: int) -> None:
+        async def main() -> None:
+            wire = LoopWire(*self._ends[1])
+            control.tell("made", 0)
+            await follow_loop(wire, control, size)
+
+        run(main())
+
+
+class BellRoles:
+    """Two processes that wake each other from their event loops."""
+
+    def __init__(self) -> None:
+        self._bells = create_doorbell(), create_doorbell()
+
+    def lead(self, control: Control, size: int, budget_s: float) -> Figures:
+        async def main() -> None:
+            wire = BellWire(*self._bells)
+            wait_for_follower(control)
+            done.append(await lead_bells(wire, control, budget_s))
+
+        done: list[Figures] = []
+        run(main())
+        return done[0]
+
+    def follow(self, control: Control, size: int) -> None:
+        async def main() -> None:
+            wire = BellWire(*reversed(self._bells))
+            control.tell("made", 0)
+            await follow_bells(wire, control)
+
+        run(main())

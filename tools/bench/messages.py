@@ -1,0 +1,123 @@
+#!/usr/bin/env -S python3
+"""Messages between two processes: popnet beside everything a user could pick instead, in interleaved rounds
+of one run.
+
+The same measurement as `popnet bench messages`, with rivals that popnet does not depend on: they are
+installed into an environment of their own, .venv-bench. MPICH is taken from the system if it is there
+(`apt install mpich libmpich-dev`: faster than the one on PyPI), else from PyPI.
+
+    tools/bench/messages.py --install
+    tools/bench/messages.py [--rounds 5] [--budget-ms 200] [--size 64 ...] [--wire ID ...]
+                            [--json FILE] [--picture FILE] [--markdown]
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import venv
+from pathlib import Path
+from typing import Any, Final
+
+from popnet.bench.picture import size_text, svg
+from popnet.bench.rounds import SIZES, Plan, measure
+from popnet.bench.wires import WIRES, Host
+from popnet.cli.bench import rows_of, show
+from popnet.cli.settings import Settings
+
+ENVIRONMENT: Final = Path(__file__).resolve().parents[2] / ".venv-bench"
+PACKAGES: Final = ("pyzmq", "posix_ipc", "iceoryx2", "mpi4py", "mpich")
+ABI: Final = ENVIRONMENT / "mpich"
+"""Where the system's MPICH has the name under which mpi4py looks for it."""
+
+
+def install() -> None:
+    """Make the rivals' environment, with the Python that runs this."""
+    venv.create(ENVIRONMENT, with_pip=True)
+    (ENVIRONMENT / ".gitignore").write_text("*\n")
+    subprocess.run([ENVIRONMENT / "bin/pip", "install", "--quiet", *PACKAGES], check=True)
+    ABI.mkdir(exist_ok=True)
+    name = ABI / "libmpi.so.12"
+    name.unlink(missing_ok=True)
+    for library in Path("/usr/lib").glob("*/libmpich.so.12"):
+        name.symlink_to(library)
+        break
+
+
+def host(build: Path) -> Host:
+    """Where the rivals run: in their environment, if it was made."""
+    python = ENVIRONMENT / "bin/python"
+    if not python.exists():
+        return Host(build)
+    found = Host(build, str(python))
+    if (ABI / "libmpi.so.12").exists():
+        found.environment.update(MPI4PY_MPIABI="mpich", LD_LIBRARY_PATH=str(ABI))
+    return found
+
+
+def markdown(document: dict[str, Any]) -> str:
+    """The tables of docs/performance.md."""
+    lines = []
+    for size in sorted({item["size"] for item in document["items"]}):
+        rows = rows_of([item for item in document["items"] if item["size"] == size])
+        lines += [
+            f"| {size_text(size)} | mode | one way, µs | p99 | noise | vs AF_UNIX | M/s | noise | GB/s |",
+            "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        ]
+        for row in rows:
+            way, rate = row["one_way_us"], row["messages_per_s"]
+            cells = [
+                row["name"],
+                row["mode"],
+                f"{way['p50']:.3g}",
+                f"{way['p99']:.3g}",
+                f"{way['spread']:.0%}",
+            ]
+            cells.append(f"{row['ratio']:.3f}" if row["ratio"] else "")
+            if rate:
+                cells += [f"{rate['median'] / 1e6:.3g}", f"{rate['spread']:.0%}"]
+                cells.append(f"{rate['median'] * size / 1e9:.2f}")
+            else:
+                cells += ["", "", ""]
+            if row["wire"].startswith("popnet"):
+                cells[0] = f"**{cells[0]}**"
+            lines.append(f"| {' | '.join(cells)} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    ids = [kind.id for kind in WIRES]
+    parser.add_argument("--install", action="store_true", help="make .venv-bench, and do nothing else")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--budget-ms", type=float, default=200.0)
+    parser.add_argument("--size", type=int, nargs="+", default=list(SIZES))
+    parser.add_argument("--wire", nargs="+", choices=ids, default=ids)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--picture", type=Path)
+    parser.add_argument("--markdown", action="store_true", help="print tables for the documentation")
+    options = parser.parse_args()
+    if options.install:
+        install()
+        return 0
+    with tempfile.TemporaryDirectory(prefix="popnet-bench-") as build:
+        wires = [kind for kind in WIRES if kind.id in options.wire]
+        plan = Plan(wires, options.size, options.rounds, options.budget_ms / 1000)
+        document = measure(plan, host(Path(build)), lambda text: print(text, file=sys.stderr))
+    if options.json:
+        options.json.write_text(json.dumps(document, indent=1))
+    if options.picture:
+        options.picture.write_text(svg(document))
+    if options.markdown:
+        print(markdown(document))
+    else:
+        show(Settings(), document)
+    return 1 if document["failed"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
