@@ -5,6 +5,11 @@
     async with popnet.Machine.from_file("demo.yaml") as machine:
         result = await machine["k1"].run(["uname", "-n"])
 
+Inside a kernel, `popnet.connect()` is how a program talks to other kernels (docs/programs.md):
+
+    async with popnet.connect() as me:
+        stream = await me.open("k2", "echo")
+
 The names of `popnet.api` are here too. They are loaded when first used, so that importing
 the package costs next to nothing.
 """
@@ -21,6 +26,8 @@ if TYPE_CHECKING:
         Result,
     )
     from popnet.core.errors import PopnetError
+    from popnet.program.blocking import connect_blocking
+    from popnet.program.connecting import connect
 
 __version__ = "0.1.0"
 
@@ -33,6 +40,8 @@ __all__ = [
     "Machine",
     "PopnetError",
     "Result",
+    "connect",
+    "connect_blocking",
 ]
 
 
@@ -41,6 +50,14 @@ def __getattr__(name: str) -> object:
         from popnet.core.errors import PopnetError
 
         return PopnetError
+    if name == "connect":
+        from popnet.program.connecting import connect
+
+        return connect
+    if name == "connect_blocking":
+        from popnet.program.blocking import connect_blocking
+
+        return connect_blocking
     if name in __all__:
         from popnet import api
 

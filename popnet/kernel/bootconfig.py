@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from ipaddress import IPv4Network, IPv6Network
 from typing import Any
 
@@ -21,6 +21,7 @@ class BootConfig:
         authorized_keys: public keys that may log in, one a line.
         shell: path of the login shell inside the kernel.
         started_at_s: monotonic time at which the boot was asked for.
+        kids: name -> number of every kernel of the machine.
     """
 
     machine: str
@@ -34,6 +35,7 @@ class BootConfig:
     authorized_keys: str
     shell: str
     started_at_s: float
+    kids: dict[str, int] = field(default_factory=dict)
 
     @property
     def kid(self) -> int:
@@ -63,6 +65,7 @@ class BootConfig:
     def from_json(cls, data: dict[str, Any]) -> "BootConfig":
         kernel = dict(data["kernel"])
         kernel["cpus"] = tuple(kernel["cpus"])
+        kernel["services"] = None if kernel["services"] is None else tuple(kernel["services"])
         kernel["env"] = tuple((name, value) for name, value in kernel["env"])
         return cls(
             **{

@@ -34,4 +34,5 @@ def boot_config(
         authorized_keys=credentials.authorized_keys,
         shell=roots.login_shell(image),
         started_at_s=time.monotonic(),
+        kids={other.name: other.kid for other in machine.kernels},
     )

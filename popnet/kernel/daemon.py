@@ -33,6 +33,7 @@ from popnet.kernel.cgroup import Group
 from popnet.kernel.console import Console
 from popnet.kernel.initclient import InitClient
 from popnet.kernel.links import Links, SendOffer
+from popnet.kernel.programs import Programs
 from popnet.kernel.services import ExecService, serve_dial
 from popnet.kernel.timeline import Timeline
 from popnet.kernel.trace import TraceService
@@ -42,6 +43,7 @@ from popnet.message.endpoint import Endpoint
 from popnet.message.kinds import Kind
 from popnet.message.stream import Stream
 from popnet.net import capture, nic, tap
+from popnet.program.greeting import Greeting
 from popnet.transport import doorbell
 from popnet.transport._native import Pump
 from popnet.transport.handover import create_handover, send_packet
@@ -136,6 +138,7 @@ class Daemon:
         self.endpoint.on_violation = self.links.violated
         self.links.endpoint = self.endpoint
         self.init = InitClient(prepared.channel, prepared.init_pid, on_exit)
+        self.programs: Programs | None = None
         self.consoles: list[Console] = []
         self.pump: Pump | None = None
         self._tap: tap.Tap | None = None
@@ -257,8 +260,18 @@ class Daemon:
         self.endpoint.serve("capture", serve_capture)
         self.endpoint.serve("inject", serve_inject)
         self.endpoint.serve("trace", TraceService(self.endpoint))
+        self._start_programs()
         if self.config.kernel.ssh:
             self._start_sshd()
+
+    def _start_programs(self) -> None:
+        """Let the kernel's programs talk to other kernels, by the socket that init made for them."""
+        config, listener = self.config, self.init.programs_listener
+        assert listener is not None, "init is ready"
+        whoami = Greeting(config.machine, config.kernel.name, config.kid, config.generation, 0, config.kids)
+        services = config.kernel.services
+        self.programs = Programs(self.endpoint, self.links.connect, whoami, services, self.say)
+        self.programs.start(listener)
 
     def _start_sshd(self) -> None:
         """Listen in the kernel's network namespace, which this process is in; init accepts."""
@@ -316,11 +329,12 @@ class Daemon:
         return json.dumps(self.counters()).encode()
 
     def counters(self) -> dict[str, Any]:
-        """Counters of the kernel's NIC, links, messages and consoles."""
+        """Counters of the kernel's NIC, links, messages and programs."""
         return {
             "nic": self.pump.counters() if self.pump is not None else {},
             "links": {str(kid): counters for kid, counters in self.links.counters().items()},
             "messages": self.endpoint.counters(),
+            "programs": self.programs.counters() if self.programs is not None else {},
         }
 
     async def stop(self, grace_s: float) -> None:
@@ -329,6 +343,8 @@ class Daemon:
             console.stop()
         if not self.init.exited.done():
             await self.init.shut_down(grace_s)
+        if self.programs is not None:
+            await self.programs.stop()
         await self.endpoint.stop()
         if self.pump is not None and self._pump_thread is not None:
             self.pump.stop()

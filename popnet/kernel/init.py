@@ -7,7 +7,7 @@ The daemon asks over a packet socket (the only channel between the two; both end
 request has an `id`:
 
     daemon -> init                                        init -> daemon
-    go      (first, once)                                 ready | failed step reason
+    go      (first, once)                                 ready + programs' listener | failed step reason
     spawn   id argv env cwd [path] + stdin stdout stderr  spawned id pid           | error id code message
     spawn   id argv env cwd terminal=[cols, rows]         spawned id pid + pty     | error ...
     pty     id name                                       pty id path + master slave
@@ -35,11 +35,15 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from popnet.kernel import linux, rootfs
+from popnet.program.greeting import SOCKET_PATH
 from popnet.transport.handover import receive_packet, send_packet
 from popnet.tty import pty, sshd
 
 _SSHD_RETRY_S = 0.05
 """Seconds init pauses when no process is left for sshd: the connection that waits would make it spin."""
+
+_PROGRAMS_BACKLOG = 64
+"""Programs whose connections may wait to be accepted."""
 
 _SHUTDOWN_SIGNALS = (signal.SIGHUP, signal.SIGTERM, signal.SIGCONT)
 
@@ -89,10 +93,21 @@ def _become_init(channel: socket.socket, plan: InitPlan) -> None:
         linux.set_host_name(plan.hostname)
         os.setsid()
         os.umask(0o022)
+        with _listen_for_programs() as listener:
+            send_packet(channel, {"op": "ready"}, (listener.fileno(),))
     except OSError as error:
         send_packet(channel, {"op": "failed", "step": step, "reason": str(error)})
         os._exit(1)
-    send_packet(channel, {"op": "ready"})
+
+
+def _listen_for_programs() -> socket.socket:
+    """The socket by which programs in here reach the daemon, which accepts; every user's, as the daemon knows
+    who is who."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    listener.bind(SOCKET_PATH)
+    Path(SOCKET_PATH).chmod(0o666)
+    listener.listen(_PROGRAMS_BACKLOG)
+    return listener
 
 
 def _become_program(channel: socket.socket, plan: InitPlan) -> None:

@@ -32,7 +32,8 @@ class Program:
 class InitClient:
     """Talks to init over *channel*; `pid` is init's process id outside the kernel.
 
-    *on_exit* is called once, with a reason, when init ends, and so the kernel with it.
+    `programs_listener` is there once init is ready: the listening socket of the kernel's programs, to be
+    taken over. *on_exit* is called once, with a reason, when init ends, and so the kernel with it.
     """
 
     def __init__(self, channel: socket.socket, pid: int, on_exit: Callable[[str], None]) -> None:
@@ -46,6 +47,7 @@ class InitClient:
         self._programs: dict[int, Program] = {}
         self._next = 1
         self._failure: str | None = None
+        self.programs_listener: socket.socket | None = None
         self.exited: asyncio.Future[str] = self._loop.create_future()
         self._loop.add_reader(channel, self._receive)
         self._loop.add_reader(self._pidfd, self._reap)
@@ -153,6 +155,7 @@ class InitClient:
         answer, fds = packet
         match answer["op"]:
             case "ready":
+                self.programs_listener = socket.socket(fileno=fds[0])
                 if not self._ready.done():
                     self._ready.set_result(None)
             case "failed":

@@ -1,4 +1,4 @@
-"""What may be a name in a machine: of machines, kernels, hosts, programs and environment variables.
+"""What may be a name in a machine: of machines, kernels, hosts, programs, services and environment variables.
 
 Each check returns its text, or raises ValueError saying what is allowed.
 """
@@ -10,6 +10,13 @@ from popnet.core.limits import NAME_LENGTH_MAX
 
 PRIMARY: Final = "primary"
 """The name of kernel 0, always."""
+
+KERNEL_SERVICES: Final = frozenset({"exec", "dial", "capture", "inject", "tty", "trace", "modes", "watch"})
+"""Services of the kernels themselves: programs inside kernels neither use nor offer them. Whoever could open
+another kernel's `exec` would be root in it."""
+
+SERVICE_NAME_MAX: Final = 64
+"""Letters of a service's name; the message layer takes no longer ones."""
 
 _MACHINE = re.compile(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?")
 _KERNEL = re.compile(r"[a-z](?:[a-z0-9-]*[a-z0-9])?")
@@ -49,6 +56,15 @@ def program(text: str) -> str:
         raise ValueError(
             f"got {text!r}; allowed: the absolute path of a program in the image, such as /sbin/init"
         )
+    return text
+
+
+def service(text: str) -> str:
+    """A service of programs."""
+    if text in KERNEL_SERVICES:
+        raise ValueError(f"got {text!r}, which belongs to the kernels themselves; programs may not use it")
+    if not 0 < len(text) <= SERVICE_NAME_MAX or not text.isprintable():
+        raise ValueError(f"got {text!r}; allowed: a name of 1 to {SERVICE_NAME_MAX} letters")
     return text
 
 

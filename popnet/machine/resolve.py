@@ -262,6 +262,7 @@ def _spec(
         init=parameters.init,
         ssh=image.ssh if section.ssh is None else section.ssh,
         env=tuple(section.env.items()),
+        services=section.services,
         append=" ".join(text for text in (image.append, section.append) if text),
         cmdline=cmdline.compose(parameters),
     )

@@ -126,6 +126,12 @@ def _words(value: object) -> tuple[str, ...]:
     return tuple(value)
 
 
+def _services(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
+        raise ValueError(f"got {shown(value)}; allowed: a list of services such as [echo, store]")
+    return tuple(map(names.service, value))
+
+
 _SCALAR: Final = ["string", "integer"]
 Cpus = Annotated[
     tuple[int, ...] | None,
@@ -166,6 +172,11 @@ Subnet = Annotated[
 ]
 Subnet6 = Annotated[
     IPv6Network, _text(_subnet6, f"a network such as {DEFAULT_SUBNET6}"), WithJsonSchema({"type": "string"})
+]
+Services = Annotated[
+    tuple[str, ...] | None,
+    PlainValidator(_services),
+    WithJsonSchema({"type": "array", "items": {"type": "string", "minLength": 1, "maxLength": 64}}),
 ]
 VariableName = Annotated[str, _text(names.variable, "a name"), WithJsonSchema({"type": "string"})]
 VariableValue = Annotated[str, PlainValidator(_variable_value), WithJsonSchema({"type": _SCALAR})]
@@ -224,6 +235,10 @@ class KernelSection(Section):
     )
     env: dict[VariableName, VariableValue] = Field(default={}, description="Environment of its init.")
     ssh: BooleanOrDefault = Field(default=None, description="Run sshd; the image knows the default.")
+    services: Services = Field(
+        default=None,
+        description="The only services its programs may open or offer; by default all but the kernels'.",
+    )
     kid: Kid = Field(
         default=None, description="Its number, of which its addresses are made; by default the next free one."
     )

@@ -29,6 +29,7 @@ class KernelSpec:
         env: environment of its init, as (name, value).
         append: the boot parameters that were asked for by name, the image's first.
         cmdline: all its boot parameters, compiled; what its /proc/cmdline says.
+        services: the only services that its programs may open or offer; None: all but the kernels' own.
     """
 
     kid: int
@@ -46,6 +47,7 @@ class KernelSpec:
     env: tuple[tuple[str, str], ...]
     append: str
     cmdline: str
+    services: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

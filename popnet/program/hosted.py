@@ -1,0 +1,291 @@
+"""The kernel's end of one program: its greeting, its link, and what it asks for.
+
+Theory of operation. Each program has an Endpoint of its own in the daemon, with one link: over the program's
+socket, or over two windows that were exchanged over it. So a program is bounded as any peer is (budget a
+turn, credit, outbox), and what it breaks is its own link. Whatever it wants of others goes through the
+*house*, which knows what is allowed.
+
+    accepted --greeting, answer--> linked --socket ends, nonsense, or the kernel stops--> over
+
+Forbidden: anything before the answer, anything on the socket of an attached program; both are nonsense. Over
+means at once: its streams, in both directions, and its calls end with PeerDied at whoever holds the other
+end, and what it had registered is gone. What an attached program left in its ring is taken first: a dead one
+adds nothing to it.
+"""
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any, Final, Protocol
+
+from popnet.core.errors import LinkViolation, PeerDied
+from popnet.message import codec
+from popnet.message.endpoint import Endpoint
+from popnet.message.kinds import Ring
+from popnet.message.stream import Stream
+from popnet.message.streamshell import LinkStream
+from popnet.program import routed
+from popnet.program.greeting import HOST, PROGRAM_GENERATION, Greeting, Half, closing, wants_attach
+from popnet.program.routed import Routed
+from popnet.program.socketlink import SocketLink
+from popnet.program.splice import splice
+from popnet.transport import doorbell
+from popnet.transport._native import Link, LinkClosed, Violation
+from popnet.transport.handover import receive_packet, send_packet
+
+GREETING_TIMEOUT_S: Final = 5.0
+"""Seconds a program has to answer the greeting: until then it holds a place and nothing else."""
+
+WAITING_MAX: Final = 1 << 20
+"""Bytes of messages that may wait for a program that does not read; more are dropped, and counted."""
+
+_LAST_TURNS_MAX: Final = 256
+"""Turns that what a dead program left in its rings may take; a full ring of the smallest records takes 64."""
+
+
+class House(Protocol):
+    """What a program asks of its kernel; all may raise PopnetError, which goes to the program."""
+
+    def count(self, name: str) -> None:
+        """One more of *name*."""
+
+    async def open(self, kid: int, service: str, params: dict[str, Any]) -> LinkStream:
+        """A stream for a program, if it may."""
+
+    async def call(self, kid: int, kind: int, body: bytes, timeout_s: float, high: bool) -> bytes:
+        """A call for a program, if it may."""
+
+    def post(self, kid: int, kind: int, body: bytes, high: bool) -> None:
+        """A message of a program's. What cannot or may not go is dropped, and counted."""
+
+    def register(self, program: "Hosted", what: dict[str, Any]) -> None:
+        """Let *program* have a service, or the messages or calls of a kind."""
+
+    def unregister(self, program: "Hosted", what: dict[str, Any]) -> None:
+        """Take it from *program* again."""
+
+    def stream(self) -> AbstractContextManager[None]:
+        """The place of one stream, for as long as it is held."""
+
+
+class Hosted:
+    """One program.
+
+    Attributes:
+        name: as the log and errors show it.
+        attached: known once linked.
+        over: done, with why, when the program is gone; or with the LinkViolation that made it go.
+    """
+
+    def __init__(self, sock: socket.socket, greeting: Greeting, name: str, house: House) -> None:
+        sock.setblocking(False)
+        self.number = greeting.program
+        self.name = name
+        self.attached = False
+        self.over: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._sock = sock
+        self._greeting = greeting
+        self._house = house
+        self._bell = doorbell.create_doorbell()
+        self._link: SocketLink | Link | None = None
+        self._streams: set[LinkStream] = set()
+        self._last_turns = _LAST_TURNS_MAX
+        self.endpoint = Endpoint(HOST, greeting.generation, self._bell, _never)
+        self.endpoint.serve(routed.OPEN, self._open)
+        self.endpoint.on(Routed.SEND, self._send(high=False))
+        self.endpoint.on(Routed.SEND_HIGH, self._send(high=True))
+        self.endpoint.answer(Routed.CALL, self._call(high=False))
+        self.endpoint.answer(Routed.CALL_HIGH, self._call(high=True))
+        self.endpoint.answer(Routed.ASK, self._ask)
+        self.endpoint.on_violation = lambda kid, text: self._end(LinkViolation(text))
+        self.endpoint.on_peer_down(lambda kid, reason: self._end(reason))
+
+    async def run(self) -> str:
+        """Be the program's kernel until it is gone; why it went. Raises LinkViolation, TimeoutError."""
+        try:
+            async with asyncio.timeout(GREETING_TIMEOUT_S):
+                link = await self._greet()
+            if link is None:
+                return f"{self.name} ended"
+            self._link = link
+            self.endpoint.start()
+            self.endpoint.add_link(self.number, PROGRAM_GENERATION, link)
+            if self.attached:
+                asyncio.get_running_loop().add_reader(self._sock, self._socket_ended)
+            return await self.over
+        finally:
+            await self._clean_up()
+
+    async def offer(self, stream: LinkStream) -> None:
+        """Give the program a stream that was opened for one of its services."""
+        with self._house.stream():
+            params = {"from": stream.peer, "service": stream.service, "params": stream.params}
+            await self._join(
+                stream, _link_stream(await self.endpoint.open(self.number, routed.OFFER, params))
+            )
+
+    def deliver(self, kid: int, kind: int, body: bytes) -> bool:
+        """Give the program a message; False: it is too far behind."""
+        if self.endpoint.waiting_size(self.number) > WAITING_MAX:
+            return False
+        return self.endpoint.post(self.number, Routed.SEND, routed.send_body(kid, kind, body))
+
+    async def ask(self, kid: int, kind: int, body: bytes, timeout_s: float) -> bytes:
+        """What the program answers to a call."""
+        request = routed.call_body(kid, kind, timeout_s, body)
+        return await self.endpoint.call(self.number, Routed.CALL, request, timeout_s)
+
+    # Its beginning
+
+    async def _greet(self) -> SocketLink | Link | None:
+        """The link; None if the program went before it answered."""
+        try:
+            send_packet(self._sock, self._greeting.packet())
+            received = await self._answer()
+            if received is None:
+                return None
+            answer, fds = received
+            if fds:
+                return self._attach(answer, fds)
+            if wants_attach(answer):
+                raise LinkViolation("wants to attach, and hands over nothing")
+            return SocketLink(self._sock, self.endpoint.wake, f"{self.name} ended")
+        except (BrokenPipeError, ConnectionResetError):
+            return None
+
+    def _attach(self, answer: dict[str, Any], fds: list[int]) -> Link:
+        if not wants_attach(answer):
+            with closing(fds):
+                raise LinkViolation("hands over descriptors, and does not want to attach")
+        ours = (HOST, self._greeting.generation)
+        half = Half(ours, (self.number, PROGRAM_GENERATION), self._bell)
+        try:
+            link = half.complete(fds)
+            half.offer(self._sock, {"attached": True})
+        finally:
+            half.discard()
+        self.attached = True
+        return link
+
+    async def _answer(self) -> tuple[dict[str, Any], list[int]] | None:
+        loop = asyncio.get_running_loop()
+        readable = asyncio.Event()
+        loop.add_reader(self._sock, readable.set)
+        try:
+            while True:
+                await readable.wait()
+                readable.clear()
+                try:
+                    return receive_packet(self._sock)
+                except BlockingIOError:
+                    continue
+        finally:
+            loop.remove_reader(self._sock)
+
+    # What it asks for
+
+    async def _open(self, stream: Stream) -> None:
+        kid, service, params = routed.opened(stream.params, "kernel")
+        with self._house.stream():
+            await self._join(_link_stream(stream), await self._house.open(kid, service, params))
+
+    async def _join(self, offered: LinkStream, opened: LinkStream) -> None:
+        """Splice them. The end of the program ends the other one at once, whatever direction is still
+        open."""
+        theirs = opened if offered.peer == self.number else offered
+        self._streams.add(theirs)
+        try:
+            await splice(offered, opened)
+        finally:
+            self._streams.discard(theirs)
+
+    def _send(self, high: bool) -> Callable[[int, bytes], None]:
+        def send(number: int, body: bytes) -> None:
+            try:
+                kid, kind, inner = routed.sent(body)
+            except LinkViolation as error:
+                self._end(error)
+                return
+            self._house.post(kid, kind, inner, high)
+
+        return send
+
+    def _call(self, high: bool) -> Callable[[int, bytes], Any]:
+        async def call(number: int, body: bytes) -> bytes:
+            kid, kind, timeout_s, inner = routed.called(body)
+            return await self._house.call(kid, kind, inner, timeout_s, high)
+
+        return call
+
+    async def _ask(self, number: int, body: bytes) -> bytes:
+        match codec.json_object(body):
+            case {"op": "register", **what}:
+                self._house.register(self, what)
+            case {"op": "unregister", **what}:
+                self._house.unregister(self, what)
+            case {"op": "flush"}:
+                pass
+            case _:
+                raise LinkViolation("asked for nothing that there is")
+        return b""
+
+    # Its end
+
+    def _end(self, why: str | LinkViolation) -> None:
+        if self.over.done():
+            return
+        if isinstance(why, LinkViolation):
+            self.over.set_exception(why)
+        else:
+            self.over.set_result(why)
+
+    def _socket_ended(self) -> None:
+        """The program is gone, or speaks where it may not; what it left in its rings is taken first."""
+        asyncio.get_running_loop().remove_reader(self._sock)
+        try:
+            said = self._sock.recv(1)
+        except OSError:
+            said = b""
+        if said:
+            self._end(LinkViolation("spoke on the socket of an attached program"))
+        else:
+            self._take_what_is_left()
+
+    def _take_what_is_left(self) -> None:
+        link = self._link
+        assert isinstance(link, Link)
+        if self.over.done():
+            return
+        self._last_turns -= 1
+        try:
+            empty = link.arm(Ring.HIGH) and link.arm(Ring.NORMAL)
+        except (Violation, LinkClosed):
+            empty = True
+        if empty or not self._last_turns:
+            self._end(f"{self.name} ended")
+            return
+        self.endpoint.wake()
+        asyncio.get_running_loop().call_soon(self._take_what_is_left)
+
+    async def _clean_up(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._sock)
+        reason = f"{self.name} ended"
+        for stream in tuple(self._streams):
+            stream.fail(PeerDied(reason))
+        if self._link is not None:
+            self.endpoint.remove_link(self.number, reason)
+            self._link.close()
+        await self.endpoint.stop()
+        self._sock.close()
+        os.close(self._bell)
+
+
+def _link_stream(stream: Stream) -> LinkStream:
+    assert isinstance(stream, LinkStream), "endpoints make no others"
+    return stream
+
+
+async def _never(kid: int) -> None:
+    raise PeerDied(f"program {kid} is gone")

@@ -1,0 +1,79 @@
+"""What rides the link between a program and its kernel: the records of docs/messages.md, with a destination.
+
+A program is a peer of its kernel's daemon, which forwards: so what it sends says where to, and what it gets
+says where from. Streams to other kernels are opened for the service OPEN, those from others come for the
+service OFFER; messages and calls are of one kind each, with a header before the body. All else (ids, credit,
+deadlines, fragments, errors) is what it is on every link.
+
+    SEND   u32 kid, u32 kind, body          a message: program -> kernel: to kid;  kernel -> program: from kid
+    CALL   u32 kid, u32 kind, u32 ms, body  a call, likewise; ms is what is left of its deadline
+    ASK    {"op": name, ...}                a call of the program's: `register`, `unregister`, `flush`
+
+SEND_HIGH and CALL_HIGH, of a program only, ask for the high ring between the kernels.
+"""
+
+import struct
+from enum import IntEnum
+from typing import Any, Final
+
+from popnet.core.errors import LinkViolation
+
+OPEN: Final = "open"
+"""Service of a kernel: {"kernel": kid, "service": name, "params": {...}}."""
+
+OFFER: Final = "offer"
+"""Service of a program: {"from": kid, "service": name, "params": {...}}."""
+
+
+class Routed(IntEnum):
+    """The kinds of messages on such a link. They are apart from those between kernels, whose numbers end
+    below."""
+
+    SEND = 256
+    SEND_HIGH = 257
+    CALL = 258
+    CALL_HIGH = 259
+    ASK = 260
+
+
+_SEND: Final = struct.Struct("<II")
+_CALL: Final = struct.Struct("<III")
+
+HEADER_SIZE_MAX: Final = _CALL.size
+"""Bytes by which the largest message of a program is shorter than that of a kernel."""
+
+_MS_MAX: Final = (1 << 32) - 1
+
+
+def send_body(kid: int, kind: int, body: bytes) -> bytes:
+    return b"".join((_SEND.pack(kid, kind), body))
+
+
+def sent(body: bytes) -> tuple[int, int, bytes]:
+    """(kid, kind, body) of a SEND. Raises LinkViolation."""
+    if len(body) < _SEND.size:
+        raise LinkViolation("a message without its destination")
+    kid, kind = _SEND.unpack_from(body)
+    return kid, kind, body[_SEND.size :]
+
+
+def call_body(kid: int, kind: int, timeout_s: float, body: bytes) -> bytes:
+    ms = min(_MS_MAX, max(0, round(timeout_s * 1000)))
+    return b"".join((_CALL.pack(kid, kind, ms), body))
+
+
+def called(body: bytes) -> tuple[int, int, float, bytes]:
+    """(kid, kind, timeout_s, body) of a CALL. Raises LinkViolation."""
+    if len(body) < _CALL.size:
+        raise LinkViolation("a call without its destination")
+    kid, kind, ms = _CALL.unpack_from(body)
+    return kid, kind, ms / 1000, body[_CALL.size :]
+
+
+def opened(params: dict[str, Any], whom: str) -> tuple[int, str, dict[str, Any]]:
+    """(kid, service, params) of a stream for OPEN (*whom* is "kernel") or OFFER ("from"). Raises
+    LinkViolation."""
+    match params:
+        case {"service": str(service), "params": dict(inner)} if type(kid := params.get(whom)) is int:
+            return kid, service, inner
+    raise LinkViolation(f"a stream needs {whom}, service and params")
