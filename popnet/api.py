@@ -141,6 +141,10 @@ class Machine:
         """A row a kernel, by kid: name, state, generation, cpus, ipv4, ..., as in `popnet ps -o json`."""
         return list(await self._get("/v1/kernels"))
 
+    async def services(self) -> list[dict[str, Any]]:
+        """A row a registered service: service, kernel, kid, generation, version, port."""
+        return list(await self._get("/v1/services"))
+
     async def counters(self) -> dict[str, Any]:
         """The counters of all kernels and links."""
         return dict(await self._get("/v1/counters"))

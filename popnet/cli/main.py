@@ -24,6 +24,7 @@ VERBS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "up": ("popnet.cli.machine", "Boot the machine that a file describes."),
         "down": ("popnet.cli.machine", "Shut the machine down."),
         "ps": ("popnet.cli.kernels", "List the kernels of the machine."),
+        "services": ("popnet.cli.services", "List the services that kernels have registered."),
         "events": ("popnet.cli.journal", "Print what happened to the machine."),
         "stats": ("popnet.cli.stats", "Show what rings and NICs did."),
         "counters": ("popnet.cli.counters", "Print the counters of all kernels and links."),

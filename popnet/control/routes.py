@@ -32,6 +32,7 @@ ROUTES: Final = (
     Route("dmesg", "GET", _KERNEL + "/dmesg", "Its log", "lines", ("follow",)),
     Route("events", "GET", "/v1/events", "What happened in the machine", "lines", ("follow", "since")),
     Route("ssh_config", "GET", "/v1/ssh-config", "Configuration for OpenSSH clients", "text"),
+    Route("services", "GET", "/v1/services", "What the kernels have registered"),
     Route("counters", "GET", "/v1/counters", "Counters of all kernels and links"),
     Route("stream", "GET", _KERNEL + "/stream/{service}", "A stream to a service", "stream", ("params",)),
     Route("tty", "GET", _KERNEL + "/tty/{n}", "A terminal", "stream", ("write", "force", "history")),

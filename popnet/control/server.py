@@ -144,6 +144,9 @@ class _Api:
     async def ssh_config(self, request: web.Request) -> web.StreamResponse:
         return web.Response(text=self._service.ssh_config())
 
+    async def services(self, request: web.Request) -> web.StreamResponse:
+        return web.json_response(self._service.services())
+
     async def counters(self, request: web.Request) -> web.StreamResponse:
         return web.json_response(await self._service.counters())
 

@@ -87,5 +87,8 @@ class Service(Protocol):
 
     def ssh_config(self) -> str: ...
 
+    def services(self) -> list[dict[str, Any]]:
+        """A row a registered service: service, kernel, kid, generation, version, port."""
+
     async def counters(self) -> dict[str, Any]:
         """{"kernels": {name: {"nic": {...}, "links": {...}, "messages": {...}, "ttys": {...}}}}."""

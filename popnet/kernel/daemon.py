@@ -34,7 +34,7 @@ from popnet.kernel.console import Console
 from popnet.kernel.initclient import InitClient
 from popnet.kernel.links import Links, SendOffer
 from popnet.kernel.programs import Programs
-from popnet.kernel.services import ExecService, serve_dial
+from popnet.kernel.services import ExecService, WatchService, serve_dial
 from popnet.kernel.timeline import Timeline
 from popnet.kernel.trace import TraceService
 from popnet.machine import cmdline
@@ -259,6 +259,7 @@ class Daemon:
         self.endpoint.serve("dial", serve_dial)
         self.endpoint.serve("capture", serve_capture)
         self.endpoint.serve("inject", serve_inject)
+        self.endpoint.serve("watch", WatchService(self.endpoint))
         self.endpoint.serve("trace", TraceService(self.endpoint))
         self._start_programs()
         if self.config.kernel.ssh:

@@ -9,6 +9,7 @@ Theory of operation. One process, one event loop. It is a kernel like the others
 - *supervises*: a pidfd tells a death at once, the heartbeat in each kernel's window a hang. Every death is
   told to every kernel, with
   its generation, so that nobody waits for it;
+- keeps the *registry*: what each kernel serves, who watches, who is in which group;
 - *remembers*: state and generation of each kernel, its log, its terminals' histories, its last boot, and the
   machine's events.
 
@@ -42,6 +43,7 @@ from popnet.machine.image import Image
 from popnet.machine.spec import MachineSpec
 from popnet.machine.states import KernelState
 from popnet.message.kinds import Kind
+from popnet.message.registryshell import RegistryShell
 from popnet.message.stream import Stream
 from popnet.transport.directory import Directory
 from popnet.transport.handover import create_handover, receive_packet, send_packet
@@ -109,6 +111,8 @@ class Primary:
         self._removals: set[asyncio.Task[Any]] = set()
         self._daemon = Daemon(config, prepared, timeline, self._send_offer, self._log_own, self._init_exited)
         self._daemon.on_violation = self._violation  # type: ignore[method-assign]
+        names = {kid: kernel.spec.name for kid, kernel in self._by_kid.items()}
+        self._registry = RegistryShell(self._daemon.endpoint, names)
         self.on_event: Callable[[dict[str, Any]], None] = lambda event: None
 
     # Life of the machine
@@ -306,6 +310,7 @@ class Primary:
         body = json.dumps({"down": kid, "generation": generation, "reason": reason}).encode()
         for peer in list(self._daemon.links.linked):
             self._daemon.endpoint.post(peer, Kind.NOTIFY, body, high=True)
+        self._registry.down(kid, generation, reason)
 
     @staticmethod
     async def _remove_group(kernel: Entry, group: Group) -> None:
@@ -524,6 +529,20 @@ class Primary:
 
     def ssh_config(self) -> str:
         return self._credentials.ssh_config
+
+    def services(self) -> list[dict[str, Any]]:
+        """What is registered, by kernel and name."""
+        return [
+            {
+                "service": notice.name,
+                "kernel": self._by_kid[notice.kid].spec.name,
+                "kid": notice.kid,
+                "generation": notice.generation,
+                "version": notice.version,
+                "port": notice.port,
+            }
+            for notice in self._registry.services()
+        ]
 
     async def counters(self) -> dict[str, Any]:
         """Of every kernel that is online; one that does not answer has an `error` instead."""

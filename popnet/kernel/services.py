@@ -9,9 +9,11 @@ import socket
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from popnet.core.errors import PeerDied, Refused, StreamClosed
+from popnet.core.errors import Overloaded, PeerDied, Refused, StreamClosed
 from popnet.kernel import fdio
 from popnet.kernel.initclient import InitClient, Program
+from popnet.message.endpoint import Endpoint
+from popnet.message.notice import Notice
 from popnet.message.stream import Stream
 from popnet.tty import pty
 
@@ -23,6 +25,66 @@ CONTROL: Final = 2
 _OUTPUT_GRACE_S: Final = 0.5
 """Seconds without output to wait for its end once the program has ended: children that it left behind may
 hold its pipes for ever."""
+
+
+_NOTICES_MAX: Final = 4096
+"""Notices that may wait for a slow client of `watch`."""
+
+
+class WatchService:
+    """`watch`: what comes up and goes down in the machine, as this kernel is told.
+
+    Parameters: optionally pattern, a glob for `kernel/NAME` and `service/NAME` (default: all). Channel 0: a
+    line of JSON a notice, what is there first; until the client closes.
+    """
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+
+    async def __call__(self, stream: Stream) -> None:
+        pattern = stream.params.get("pattern", "*")
+        if not isinstance(pattern, str):
+            raise Refused("watch: `pattern` must be a string")
+        waiting: asyncio.Queue[Notice] = asyncio.Queue()
+        number = self._endpoint.watch(pattern, waiting.put_nowait)
+        sending: asyncio.Task[None] | None = None
+        try:
+            await stream.accept()
+            sending = asyncio.create_task(self._send(stream, waiting))
+            closing = asyncio.create_task(_until_closed(stream))
+            await asyncio.wait([sending, closing], return_when=asyncio.FIRST_COMPLETED)
+            closing.cancel()
+            if sending.done():
+                await sending
+        finally:
+            self._endpoint.unwatch(number)
+            if sending is not None:
+                sending.cancel()
+
+    @staticmethod
+    async def _send(stream: Stream, waiting: "asyncio.Queue[Notice]") -> None:
+        while True:
+            notice = await waiting.get()
+            if waiting.qsize() > _NOTICES_MAX:
+                raise Overloaded(f"more than {_NOTICES_MAX} notices wait for the client")
+            line = json.dumps(notice_row(notice)).encode() + b"\n"
+            await stream.send(line)
+
+
+def notice_row(notice: Notice) -> dict[str, Any]:
+    """A notice for people and programs."""
+    row: dict[str, Any] = {"change": notice.change.value, "kid": notice.kid, "generation": notice.generation}
+    if notice.subject.startswith("service/"):
+        row |= {"service": notice.name, "version": notice.version}
+    else:
+        row |= {"kernel": notice.name}
+    return row if notice.change.up else {**row, "reason": notice.reason}
+
+
+async def _until_closed(stream: Stream) -> None:
+    with contextlib.suppress(StreamClosed, PeerDied):
+        while await stream.receive() is not None:
+            pass
 
 
 class ExecService:

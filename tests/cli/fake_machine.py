@@ -192,6 +192,9 @@ class FakeMachine:
     def ssh_config(self) -> str:
         return "Host k1\n  HostName 10.1.2.2\n"
 
+    def services(self) -> list[dict[str, Any]]:
+        return [{"service": "exec", "kernel": "k1", "kid": 1, "generation": 1, "version": 1, "port": 2}]
+
     async def counters(self) -> dict[str, Any]:
         return COUNTERS
 

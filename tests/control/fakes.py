@@ -150,6 +150,9 @@ class FakeService:
     def ssh_config(self) -> str:
         return "Host k1\n  User root\n"
 
+    def services(self) -> list[dict[str, Any]]:
+        return [{"service": "exec", "kernel": "k1", "kid": 1, "generation": 1, "version": 1, "port": 2}]
+
     async def counters(self) -> dict[str, Any]:
         return {"k1": {"tx_frames": 7}}
 
