@@ -37,6 +37,7 @@ VERBS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "ssh": ("popnet.cli.secure", "Log into a kernel over its network."),
         "dmesg": ("popnet.cli.journal", "Print a kernel's own log."),
         "capture": ("popnet.cli.capture", "Capture the frames of a kernel's NIC."),
+        "trace": ("popnet.cli.trace", "Trace the messages between kernels."),
         "timeline": ("popnet.cli.kernels", "Show how long each step of a boot took."),
     },
     "Files and other programs": {

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from popnet.core.errors import PeerDied, Refused, StreamClosed
-from popnet.core.limits import STREAM_RECORD_MAX
+from popnet.core.limits import MESSAGE_SIZE_MAX, STREAM_RECORD_MAX
 from popnet.message.endpoint import Endpoint
 from popnet.message.kinds import KIND_MAX
 from popnet.message.stream import Stream
@@ -63,7 +63,7 @@ class TraceRequest:
         """Read `{"kids": [int], "kinds": [int], "snap_length": int}`, all optional; a length of 0 keeps all.
         Raises Refused."""
         length = params.get("snap_length", 0)
-        if not _is_number(length):
+        if not _is_number(length, MESSAGE_SIZE_MAX):
             raise Refused(f"trace: snap_length is a number of bytes, got {length!r}")
         return cls(
             _numbers(params, "kids"), _numbers(params, "kinds"), min(length or PAYLOAD_MAX, PAYLOAD_MAX)
@@ -83,8 +83,8 @@ def _numbers(params: dict[str, Any], name: str) -> frozenset[int]:
     return frozenset(value)
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= KIND_MAX
+def _is_number(value: object, most: int = KIND_MAX) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= most
 
 
 class TraceService:

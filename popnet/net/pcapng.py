@@ -43,14 +43,21 @@ def section_header(application: str = "popnet", hardware: str = "", system: str 
     return _block(_SECTION_HEADER, struct.pack("<IHHq", _BYTE_ORDER_MAGIC, 1, 0, _LENGTH_UNKNOWN), options)
 
 
-def interface(name: str, snap_length: int, filter_text: str = "", mac: bytes = b"") -> bytes:
-    """The description of an Ethernet interface; packets refer to it by its place, from 0.
+def interface(
+    name: str,
+    snap_length: int,
+    filter_text: str = "",
+    mac: bytes = b"",
+    link_type: int = LINKTYPE_ETHERNET,
+) -> bytes:
+    """The description of an interface; packets refer to it by its place, from 0.
 
     Args:
         name: as it should read in Wireshark, such as `k1/eth0`.
         snap_length: bytes kept of a frame.
         filter_text: the capture filter, as the user wrote it.
         mac: 6 octets, or none.
+        link_type: what its packets begin with, by tcpdump's numbers.
     """
     options = _option(2, name.encode())
     if mac:
@@ -58,7 +65,7 @@ def interface(name: str, snap_length: int, filter_text: str = "", mac: bytes = b
     options += _option(9, b"\x09")  # if_tsresol: times are in units of 10**-9 s
     if filter_text:
         options += _option(11, b"\0" + filter_text.encode())  # the first octet says: text as libpcap takes it
-    return _block(_INTERFACE, struct.pack("<HHI", LINKTYPE_ETHERNET, 0, snap_length), options)
+    return _block(_INTERFACE, struct.pack("<HHI", link_type, 0, snap_length), options)
 
 
 def packets(frames: Iterable[tuple[int, int, int, bytes]], interface_id: int = 0) -> bytes:

@@ -16,7 +16,9 @@ import struct
 import subprocess
 import sys
 import termios
+import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +28,16 @@ from popnet.core.errors import (
     NoSuchKernel,
     NoSuchService,
     NoSuchTerminal,
+    PeerDied,
     PopnetError,
     Refused,
     StreamClosed,
 )
+from popnet.kernel.trace import TraceRequest
+from popnet.message import codec
+from popnet.message.kinds import Kind
 from popnet.message.stream import Stream, pair
+from popnet.message.tracehalf import Received, Sent, pack
 from popnet.net import pcapng
 from popnet.tty.hub import Terminal
 
@@ -180,6 +187,10 @@ class FakeMachine:
                     raise Refused("filter 'bogus': syntax error")
                 client_end, kernel_end = pair(service, params)
                 self.start(run_capture(kernel_end, params))
+                return client_end
+            case "trace":
+                client_end, kernel_end = pair(service, params)
+                self.start(run_trace(kernel_end, name, self.rows[name]["kid"]))
                 return client_end
         raise NoSuchService(f"kernel {name!r} has no service {service!r}")
 
@@ -350,6 +361,50 @@ async def run_capture(stream: Stream, params: dict[str, Any]) -> None:
     flooding.cancel()
     await asyncio.gather(flooding, return_exceptions=True)
     await stream.close({"captured": count, "dropped": 2})
+
+
+TRACE_START_NS = time.monotonic_ns()
+
+
+def trace_halves() -> dict[str, list[Sent | Received]]:
+    """What the primary and k1 see of an OPEN, a DATA back, and of a message to k2 of a user's kind."""
+    start = TRACE_START_NS
+
+    def message(kind: int, body: bytes) -> tuple[int, int, bytes]:
+        return kind, 8 + len(body), codec.payload_of(11, 1, body)
+
+    opening, data = message(Kind.OPEN, b'{"service":"exec"}'), message(Kind.DATA | 1 << 16, b"hello\n")
+    users = message(0x8000, b"x" * 100)
+    return {
+        "primary": [
+            Sent(1, 1, 1, 7, *opening, start, start, start + 9_000, True),
+            Received(1, 1, 1, 4, *data, start + 1_000, start + 70_000, start + 71_000, start + 80_500),
+            Sent(0, 2, 3, 0, *users, 0, start + 90_000, start + 91_000, False),
+        ],
+        "k1": [
+            Received(1, 0, 1, 7, *opening, start + 40_000, start + 42_000, start + 43_000, start + 50_000),
+            Sent(1, 0, 1, 4, *data, start + 51_000, start + 60_000, start + 61_000, False),
+        ],
+    }
+
+
+async def run_trace(stream: Stream, name: str, kid: int) -> None:
+    """Sends what it saw, and says that it lost two; with the snap length 13 (in all) it dies then."""
+    request = TraceRequest.parse(stream.params)
+    about = {"kid": kid, "generation": 1, "wall_offset_ns": 0}
+    await stream.send(json.dumps(about).encode(), 2)
+    halves = [half for half in trace_halves().get(name, []) if request.wants(half, kid)]
+    for half in halves:
+        await stream.send(pack(replace(half, payload=half.payload[: request.snap_length])))
+    if halves:
+        await stream.send(json.dumps({"lost": 1}).encode(), 2)
+    if name == "k1" and request.snap_length == 13:
+        stream.fail(PeerDied("kernel 1 was killed"))  # type: ignore[attr-defined]
+        return
+    with contextlib.suppress(StreamClosed):  # the client is gone
+        while await stream.receive() is not None:
+            continue
+        await stream.close({"traced": len(halves), "lost": 0})
 
 
 async def main(run_dir: Path, name: str) -> None:
