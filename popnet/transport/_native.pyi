@@ -4,9 +4,11 @@ Rings are named by their index: 0 high, 1 normal, 2 frames.
 """
 
 from collections.abc import Sequence
-from typing import Final, final
+from typing import Final, Literal, final
 
 from typing_extensions import Buffer
+
+from popnet.transport.modes import Mode
 
 WINDOW_SIZE: Final[int]
 """Bytes of a window's memfd."""
@@ -21,6 +23,22 @@ frames."""
 
 WORD_OFFSETS: Final[dict[str, int]]
 """Where each word is in the memfd: `produced_high`, ..., `heartbeat`; 8 bytes each, little endian."""
+
+def look(links: Sequence[Link], spin_us: int, /) -> bool:
+    """True as soon as a high or normal ring of any link has data (or its link is closed or violated).
+
+    For loops that serve many links: spins, without the GIL, for the longest window that any of the rings has
+    learnt (poll: for *spin_us*), at most *spin_us*. After False, arm the rings and sleep.
+
+    Raises:
+        RuntimeError: a thread waits at one of the rings. ValueError: more than 256 links.
+    """
+
+def learn(
+    spin: tuple[int, int, int, int, int], event: Literal["hit", "missed", "slept", "reset"], ns: int, /
+) -> tuple[int, int, int, int, int]:
+    """One step of what an adaptive ring learns, for tests: (max_ns, window_ns, mean_ns, patience, countdown)
+    after *event*; *ns* is the gap, for `reset` the new max_ns."""
 
 class Violation(Exception):
     """The peer wrote nonsense into its window; the link does nothing any more."""
@@ -68,12 +86,24 @@ class Link:
 
     Every method but `close` and `counters` raises LinkClosed after `close()`, and Violation once the peer
     misbehaved. While the link is attached to a pump, the frames ring raises ValueError here.
+
+    Each side of a ring (sending, receiving) has one waiter at a time: while a thread is in `receive_wait`,
+    `send_wait` or `look`, every other call for that side, from another thread, raises RuntimeError. Waiters
+    of one link may share a doorbell; those of different links must not, nor may an event loop read it
+    meanwhile.
     """
 
     def __new__(cls, own: Window, peer: Window, message_bell: int, frame_bell: int) -> Link: ...
     def send(self, ring: int, data: Buffer, /, tag: int = 0) -> bool:
         """Send one record and kick the peer if it is armed; False if there is no room. ValueError if it never
         fits."""
+
+    def stage(self, ring: int, data: Buffer, /, tag: int = 0) -> bool:
+        """Write one record, invisible to the peer until the next `publish` (or `send`, `arm_room`, ...);
+        False if there is no room. ValueError if it never fits."""
+
+    def publish(self, ring: int, /) -> None:
+        """Show the peer all that was staged, at once, and kick it if it is armed."""
 
     def send_many(self, ring: int, items: Sequence[tuple[int, Buffer]], /) -> int:
         """Send (tag, payload) records, published together; returns how many went before the ring was full."""
@@ -84,6 +114,36 @@ class Link:
     def receive_many(self, ring: int, budget: int, /) -> list[tuple[int, bytes]]:
         """At most *budget* records, their space released together. After a bad record the good ones before it
         are returned."""
+
+    def receive_wait(
+        self, ring: int, budget: int, timeout_s: float | None, bell_fd: int, /
+    ) -> list[tuple[int, bytes]]:
+        """At most *budget* records, as soon as there is one; [] after *timeout_s* (None: never; 0: at once).
+
+        Waits as the ring's mode says, without the GIL; a signal's handler runs meanwhile, and may raise.
+
+        Args:
+            bell_fd: our doorbell for this ring's kicks, non-blocking; -1: there is none, so it polls.
+
+        Raises:
+            LinkClosed, Violation: also if it happens during the wait.
+            RuntimeError: another thread waits here already.
+        """
+
+    def send_wait(self, ring: int, data: Buffer, tag: int, timeout_s: float | None, bell_fd: int, /) -> bool:
+        """Send one record as soon as there is room; False after *timeout_s*. Otherwise as `receive_wait`."""
+
+    def set_mode(self, ring: int, mode: Mode, spin_max_us: int = 20) -> None:
+        """Wait so at *ring* from now on, for data and for room; also those that wait now do.
+
+        Args:
+            spin_max_us: the longest an adaptive ring spins; 0: never, as befits less than a core.
+        """
+
+    def mode(self, ring: int, /) -> Mode: ...
+    def position(self, ring: int, /) -> tuple[int, int]:
+        """Bytes (modulo 2^64) that were staged by us, and taken by us. A record is named by where it begins:
+        the first just before it is staged is the peer's second just before it takes it."""
 
     def arm(self, ring: int, /) -> bool:
         """Ask for a kick when there is data. True: sleep now, and after any wake-up look, and arm again
@@ -105,8 +165,18 @@ class Link:
         """Refuse all further work. The windows are unmapped when the last reference to the link goes."""
 
     def counters(self) -> dict[str, int]:
-        """Of each ring (`high_`, `normal_`, `frames_`): sent, sent_bytes, received, received_bytes, full,
-        kicks, kicks_suppressed, room_kicks; and `violations` (0 or 1)."""
+        """`violations` (0 or 1), and of each ring (`high_`, `normal_`, `frames_`):
+
+        sent, sent_bytes, received, received_bytes: records and bytes of payload.
+        full: a record found no room.
+        kicks, kicks_suppressed: publications that kicked the receiver, and that spared it.
+        room_kicks: kicks to the sender, for room.
+        budget_exhausted: batches that ended by their budget, with more records there.
+        armed, armed_for_room: times we went to sleep for data, and for room.
+        kicks_spurious: times we were woken and there was nothing.
+        spin_hits, spin_misses: spins that found something, and that did not.
+        nudges: waiters that were woken by another of this link, or by a call.
+        """
 
     @property
     def closed(self) -> bool: ...

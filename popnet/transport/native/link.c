@@ -1,4 +1,4 @@
-/* Links: both windows and the rings of both directions, as Python calls them. */
+/* Links: both windows and the rings of both directions; the calls that never wait. */
 
 #include "native.h"
 
@@ -38,6 +38,8 @@ static bool link_join(Link *self, int ring) {
         .fault = &self->fault,
         .counters = &self->counters[ring],
     };
+    for (int side = 0; side < SIDES; side++)
+        waiter_set(&self->sides[side][ring].waiter, WAIT_ADAPTIVE, SPIN_MAX_US_DEFAULT * 1000);
     struct producer *out = &self->out[ring];
     struct consumer *in = &self->in[ring];
     if (!start_at(&out->staged, &out->published, out->produced) ||
@@ -61,6 +63,9 @@ static PyObject *link_new(PyTypeObject *type, PyObject *args, PyObject *keywords
     Link *self = (Link *)PyType_GenericAlloc(type, 0);
     if (!self)
         return NULL;
+    for (int side = 0; side < SIDES; side++)
+        for (int ring = 0; ring < RINGS; ring++)
+            self->sides[side][ring].nudge = -1;
     self->own = (Window *)Py_NewRef(own);
     self->peer = (Window *)Py_NewRef(peer);
     self->message_bell = duplicate(message_bell);
@@ -89,6 +94,9 @@ static void link_dealloc(PyObject *object) {
     if (self->own) {
         close_if_open(&self->message_bell);
         close_if_open(&self->frame_bell);
+        for (int side = 0; side < SIDES; side++)
+            for (int ring = 0; ring < RINGS; ring++)
+                close_if_open(&self->sides[side][ring].nudge);
     }
     Py_XDECREF((PyObject *)self->own);
     Py_XDECREF((PyObject *)self->peer);
@@ -100,7 +108,20 @@ static PyObject *violation_text(Link *self) {
     return PyUnicode_FromFormat("%s ring: %s", RING_NAME[fault >> 8], FAULT_TEXT[fault & 0xff]);
 }
 
+/* Wake the waiters at this link, but for one's own side. */
+static void nudge_waiters(Link *self, const struct side *but) {
+    for (int side = 0; side < SIDES; side++)
+        for (int ring = 0; ring < RINGS; ring++) {
+            struct side *other = &self->sides[side][ring];
+            if (other != but && atomic_load(&other->busy)) {
+                add_shared(&self->counters[ring].nudges, 1);
+                kick(other->nudge);
+            }
+        }
+}
+
 static bool raise_violation(Link *self) {
+    nudge_waiters(self, NULL);
     PyObject *text = violation_text(self);
     if (text)
         PyErr_SetObject(violation_error, text);
@@ -121,6 +142,16 @@ static bool link_usable(Link *self, long ring) {
         PyErr_SetString(PyExc_ValueError, "the frames ring belongs to the pump this link is attached to");
     else
         return true;
+    return false;
+}
+
+/* The same, for one side of a ring that nobody waits at. */
+static bool side_usable(Link *self, int side, long ring) {
+    if (!link_usable(self, ring))
+        return false;
+    if (!atomic_load_explicit(&self->sides[side][ring].busy, memory_order_relaxed))
+        return true;
+    PyErr_SetString(PyExc_RuntimeError, "another thread waits at this ring");
     return false;
 }
 
@@ -154,7 +185,7 @@ static bool as_ring(PyObject *number, long *ring) {
 
 /* Stage one record: 1 done, 0 no room, -1 exception. Nothing in here runs Python code. */
 static int link_stage(Link *self, long ring, const void *bytes, Py_ssize_t size, uint32_t tag) {
-    if (!link_usable(self, ring) || !payload_fits(ring, size))
+    if (!side_usable(self, OUT, ring) || !payload_fits(ring, size))
         return -1;
     struct producer *out = &self->out[ring];
     uint8_t *payload = producer_reserve(out, (uint32_t)size);
@@ -179,6 +210,11 @@ static int link_stage_object(Link *self, long ring, PyObject *data, uint32_t tag
     return staged;
 }
 
+static void link_publish(Link *self, long ring) {
+    if (!atomic_load_explicit(&self->sides[OUT][ring].busy, memory_order_relaxed)) /* see link_release */
+        producer_publish(&self->out[ring]);
+}
+
 static bool takes_arguments(const char *name, Py_ssize_t count, Py_ssize_t least, Py_ssize_t most) {
     if (count >= least && count <= most)
         return true;
@@ -196,20 +232,50 @@ static bool only_keyword(PyObject *names, const char *name) {
     return false;
 }
 
+/* The arguments (ring, data, tag=0): 1 staged, 0 no room, -1 exception. */
+static int link_stage_arguments(Link *self, const char *name, PyObject *const *args, Py_ssize_t count,
+                                PyObject *names, long *ring) {
+    uint32_t tag = 0;
+    count += names ? PyTuple_Size(names) : 0;
+    if (!takes_arguments(name, count, 2, 3) || !only_keyword(names, "tag") || !as_ring(args[0], ring) ||
+        (count == 3 && !as_tag(args[2], &tag)))
+        return -1;
+    return link_stage_object(self, *ring, args[1], tag);
+}
+
+static PyObject *link_stage_only(PyObject *object, PyObject *const *args, Py_ssize_t count, PyObject *names) {
+    long ring;
+    int staged = link_stage_arguments((Link *)object, "stage", args, count, names, &ring);
+    return staged < 0 ? NULL : PyBool_FromLong(staged);
+}
+
+static PyObject *link_publish_staged(PyObject *object, PyObject *number) {
+    Link *self = (Link *)object;
+    long ring;
+    if (!as_ring(number, &ring) || !side_usable(self, OUT, ring))
+        return NULL;
+    producer_publish(&self->out[ring]);
+    Py_RETURN_NONE;
+}
+
+static PyObject *link_position(PyObject *object, PyObject *number) {
+    Link *self = (Link *)object;
+    long ring;
+    if (!as_ring(number, &ring) || !link_usable(self, ring))
+        return NULL;
+    return Py_BuildValue("(KK)", (unsigned long long)self->out[ring].staged,
+                         (unsigned long long)self->in[ring].taken);
+}
+
 static PyObject *link_send(PyObject *object, PyObject *const *args, Py_ssize_t count, PyObject *names) {
     Link *self = (Link *)object;
     long ring;
-    uint32_t tag = 0;
-    count += names ? PyTuple_Size(names) : 0;
-    if (!takes_arguments("send", count, 2, 3) || !only_keyword(names, "tag") || !as_ring(args[0], &ring) ||
-        (count == 3 && !as_tag(args[2], &tag)))
-        return NULL;
-    int staged = link_stage_object(self, ring, args[1], tag);
+    int staged = link_stage_arguments(self, "send", args, count, names, &ring);
     if (staged < 0)
         return NULL;
     if (staged == 0)
         Py_RETURN_FALSE;
-    producer_publish(&self->out[ring]);
+    link_publish(self, ring);
     Py_RETURN_TRUE;
 }
 
@@ -228,7 +294,8 @@ static int link_stage_item(Link *self, long ring, PyObject *item) {
 static PyObject *link_send_many(PyObject *object, PyObject *const *args, Py_ssize_t count) {
     Link *self = (Link *)object;
     long ring;
-    if (!takes_arguments("send_many", count, 2, 2) || !as_ring(args[0], &ring) || !link_usable(self, ring))
+    if (!takes_arguments("send_many", count, 2, 2) || !as_ring(args[0], &ring) ||
+        !side_usable(self, OUT, ring))
         return NULL;
     Py_ssize_t total = PySequence_Size(args[1]), sent = 0;
     if (total < 0)
@@ -240,8 +307,19 @@ static PyObject *link_send_many(PyObject *object, PyObject *const *args, Py_ssiz
         Py_XDECREF(item);
         sent += staged > 0;
     }
-    producer_publish(&self->out[ring]); /* what was staged before an exception is sent nevertheless */
+    link_publish(self, ring); /* what was staged before an exception is sent nevertheless */
     return staged < 0 ? NULL : PyLong_FromSsize_t(sent);
+}
+
+/* Give back what was taken, and tell the waiter that its sleep has ended. While another thread waits here (it
+ * came while Python code ran, say in the garbage collector) the ring is its own, and it gave back already. */
+static void link_release(Link *self, long ring) {
+    struct side *side = &self->sides[IN][ring];
+    if (atomic_load_explicit(&side->busy, memory_order_relaxed))
+        return;
+    if (side->waiter.since_ns && self->in[ring].taken != self->in[ring].released)
+        waiter_found(&side->waiter, 0, clock_ns());
+    consumer_release(&self->in[ring]);
 }
 
 /* The next record as (tag, payload): 1, 0 if there is none, -1 exception. The ring is in order before Python
@@ -272,28 +350,22 @@ static PyObject *link_receive(PyObject *object, PyObject *number) {
     Link *self = (Link *)object;
     long ring;
     PyObject *record;
-    if (!as_ring(number, &ring) || !link_usable(self, ring))
+    if (!as_ring(number, &ring) || !side_usable(self, IN, ring))
         return NULL;
     int taken = link_take(self, ring, &record);
     if (taken < 0)
         return NULL;
     if (taken == 0)
         Py_RETURN_NONE;
-    consumer_release(&self->in[ring]);
+    link_release(self, ring);
     return record;
 }
 
-static PyObject *link_receive_many(PyObject *object, PyObject *const *args, Py_ssize_t count) {
-    Link *self = (Link *)object;
-    long ring;
-    if (!takes_arguments("receive_many", count, 2, 2) || !as_ring(args[0], &ring))
-        return NULL;
-    long budget = PyLong_AsLong(args[1]);
-    if ((budget == -1 && PyErr_Occurred()) || !link_usable(self, ring))
-        return NULL;
+/* At most `budget` records; NULL with the exception set. */
+static PyObject *link_take_many(Link *self, long ring, long budget) {
     PyObject *records = PyList_New(0);
     int taken = records ? 1 : -1;
-    while (taken > 0 && budget-- > 0 && (taken = link_usable(self, ring) ? 1 : -1) > 0) {
+    while (taken > 0 && budget-- > 0 && (taken = side_usable(self, IN, ring) ? 1 : -1) > 0) {
         PyObject *record;
         taken = link_take(self, ring, &record);
         if (taken > 0) {
@@ -307,16 +379,29 @@ static PyObject *link_receive_many(PyObject *object, PyObject *const *args, Py_s
         PyErr_Clear();
         taken = 0;
     }
-    consumer_release(&self->in[ring]);
+    if (taken > 0 && some && self->in[ring].produced_seen != self->in[ring].taken)
+        add(&self->counters[ring].budget_exhausted, 1);
+    link_release(self, ring);
     if (taken < 0)
         Py_CLEAR(records);
     return records;
 }
 
+static PyObject *link_receive_many(PyObject *object, PyObject *const *args, Py_ssize_t count) {
+    Link *self = (Link *)object;
+    long ring;
+    if (!takes_arguments("receive_many", count, 2, 2) || !as_ring(args[0], &ring))
+        return NULL;
+    long budget = PyLong_AsLong(args[1]);
+    if ((budget == -1 && PyErr_Occurred()) || !side_usable(self, IN, ring))
+        return NULL;
+    return link_take_many(self, ring, budget);
+}
+
 static PyObject *link_arm(PyObject *object, PyObject *number) {
     Link *self = (Link *)object;
     long ring;
-    if (!as_ring(number, &ring) || !link_usable(self, ring))
+    if (!as_ring(number, &ring) || !side_usable(self, IN, ring))
         return NULL;
     if (consumer_arm(&self->in[ring]))
         Py_RETURN_TRUE;
@@ -328,7 +413,7 @@ static PyObject *link_arm(PyObject *object, PyObject *number) {
 static PyObject *link_disarm(PyObject *object, PyObject *number) {
     Link *self = (Link *)object;
     long ring;
-    if (!as_ring(number, &ring) || !link_usable(self, ring))
+    if (!as_ring(number, &ring) || !side_usable(self, IN, ring))
         return NULL;
     consumer_disarm(&self->in[ring]);
     Py_RETURN_NONE;
@@ -340,12 +425,13 @@ static PyObject *link_arm_room(PyObject *object, PyObject *const *args, Py_ssize
     if (!takes_arguments("arm_room", count, 2, 2) || !as_ring(args[0], &ring))
         return NULL;
     Py_ssize_t size = PyLong_AsSsize_t(args[1]);
-    if ((size == -1 && PyErr_Occurred()) || !link_usable(self, ring) || !payload_fits(ring, size))
+    if ((size == -1 && PyErr_Occurred()) || !side_usable(self, OUT, ring) || !payload_fits(ring, size))
         return NULL;
     if (size < 0) {
         PyErr_SetString(PyExc_ValueError, "a size is not negative");
         return NULL;
     }
+    producer_publish(&self->out[ring]); /* room for the staged comes only after them */
     if (producer_arm(&self->out[ring], (uint32_t)size))
         Py_RETURN_TRUE;
     if (link_faulted(self))
@@ -356,7 +442,7 @@ static PyObject *link_arm_room(PyObject *object, PyObject *const *args, Py_ssize
 static PyObject *link_disarm_room(PyObject *object, PyObject *number) {
     Link *self = (Link *)object;
     long ring;
-    if (!as_ring(number, &ring) || !link_usable(self, ring))
+    if (!as_ring(number, &ring) || !side_usable(self, OUT, ring))
         return NULL;
     producer_disarm(&self->out[ring]);
     Py_RETURN_NONE;
@@ -366,7 +452,9 @@ static PyObject *link_disarm_room(PyObject *object, PyObject *number) {
 */
 static PyObject *link_close(PyObject *object, PyObject *unused) {
     (void)unused;
-    atomic_store(&((Link *)object)->closed, true);
+    Link *self = (Link *)object;
+    atomic_store(&self->closed, true);
+    nudge_waiters(self, NULL);
     Py_RETURN_NONE;
 }
 
@@ -404,35 +492,3 @@ static PyObject *link_counters(PyObject *object, PyObject *unused) {
         Py_CLEAR(counters);
     return counters;
 }
-
-#define FAST(function) ((PyCFunction)(void (*)(void))(function))
-static PyMethodDef link_methods[] = {
-    {"send", FAST(link_send), METH_FASTCALL | METH_KEYWORDS, NULL},
-    {"send_many", FAST(link_send_many), METH_FASTCALL, NULL},
-    {"receive", link_receive, METH_O, NULL},
-    {"receive_many", FAST(link_receive_many), METH_FASTCALL, NULL},
-    {"arm", link_arm, METH_O, NULL},
-    {"disarm", link_disarm, METH_O, NULL},
-    {"arm_room", FAST(link_arm_room), METH_FASTCALL, NULL},
-    {"disarm_room", link_disarm_room, METH_O, NULL},
-    {"close", link_close, METH_NOARGS, NULL},
-    {"counters", link_counters, METH_NOARGS, NULL},
-    {NULL, NULL, 0, NULL},
-};
-
-static PyGetSetDef link_properties[] = {
-    {"violation", link_get_violation, NULL, NULL, NULL},
-    {"closed", link_get_closed, NULL, NULL, NULL},
-    {NULL, NULL, NULL, NULL, NULL},
-};
-
-static PyType_Slot link_slots[] = {
-    {Py_tp_new, link_new},
-    {Py_tp_dealloc, link_dealloc},
-    {Py_tp_methods, link_methods},
-    {Py_tp_getset, link_properties},
-    {0, NULL},
-};
-
-static PyType_Spec link_spec = {"popnet.transport._native.Link", sizeof(Link), 0,
-                                Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE, link_slots};

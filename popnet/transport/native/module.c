@@ -4,6 +4,8 @@
 
 #include "window.c"
 #include "link.c"
+#include "link_wait.c"
+#include "look.c"
 #include "capture.c"
 #include "pump.h"
 #include "route.c"
@@ -56,10 +58,17 @@ static bool fill_module(PyObject *module) {
            PyModule_AddIntConstant(module, "WINDOW_SIZE", WINDOW_SIZE) == 0;
 }
 
+static PyMethodDef module_functions[] = {
+    {"look", FAST(native_look), METH_FASTCALL, NULL},
+    {"learn", native_learn, METH_VARARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
 static struct PyModuleDef module_definition = {
     PyModuleDef_HEAD_INIT,
     .m_name = "popnet.transport._native",
     .m_size = -1,
+    .m_methods = module_functions,
 };
 
 PyMODINIT_FUNC PyInit__native(void);

@@ -3,8 +3,11 @@
  * and the rings' functions melt into their callers.
  *
  *   layout.h, ring.h   windows and rings: plain C, no Python
+ *   wait.h             how to wait at a ring: plain C, no Python
  *   window.c           a window's mapping, as a Python object
- *   link.c             a link: both windows, three rings each way
+ *   link.c             a link: both windows, three rings each way; its calls that never wait
+ *   link_wait.c        those that do
+ *   look.c             a short wait at many links at once
  *   capture.c          copies of a NIC's frames
  *   pump.h             the frame pump: its theory, its state, its gate
  *   route.c, pump.c    which frame goes where; the thread
@@ -13,10 +16,18 @@
  * A link joins two kernels. Each of the two owns one window; see layout.h. What the peer did wrong is
  * recorded once in the link, which then refuses all work (Violation).
  *
- * Threads. The high and normal rings of a link belong to Python code (its calls hold the GIL and never
- * release it inside); the frames ring belongs to the pump's thread while the link is attached to a pump, else
- * to Python too. The two share nothing of the link but `fault` and `closed`, which are atomic, and the
- * windows, which live until both let go.
+ * Threads. Each side of a ring (its producer, its consumer) belongs to one thread at a time. For the high and
+ * normal rings that is whoever holds the GIL: calls that do not wait never release it. One that waits
+ * (receive_wait, send_wait, look) marks its side `busy`, waits without the GIL, and takes it again before it
+ * stages or takes a record; until then every other call for that side raises RuntimeError. The frames ring
+ * belongs to the pump's thread while the link is attached to a pump, else to Python too. They share nothing
+ * of the link but `fault` and `closed`, counters, modes and nudges, which are atomic, and the windows,
+ * which live until everybody let go.
+ *
+ * Nudges. A doorbell wakes a process, not a thread; several waiters of one link may sleep at the same one.
+ * Whoever drains it therefore nudges the other waiters of the link, each at an eventfd of its own; a nudge is
+ * never passed on, so this ends. close(), set_mode() and whoever finds a violation nudge all. Waiters of
+ * different links must not share a doorbell: the one would drain it for the other.
  *
  * Known and accepted: a peer can see frames for others that were read into its ring on a wrong guess, until
  * overwritten; and one that makes its own doorbell blocking and fills it to the brim can hang whoever kicks
@@ -36,6 +47,7 @@
 #include <Python.h>
 
 #include "ring.h"
+#include "wait.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -67,11 +79,21 @@ typedef struct {
 
 static PyTypeObject *window_type; /* the module is created once a process: single-phase initialisation */
 
+enum { IN, OUT, SIDES };
+
+/* One side of a ring, as waiters see it. */
+struct side {
+    struct waiter waiter;
+    atomic_bool busy; /* somebody waits; set and cleared with the GIL */
+    int nudge;        /* eventfd, made at the first sleep; -1: not yet */
+};
+
 typedef struct {
     PyObject_HEAD
     Window *own, *peer; /* held: they stay mapped until the link is freed */
     struct producer out[RINGS];
     struct consumer in[RINGS];
+    struct side sides[SIDES][RINGS];
     struct ring_counters counters[RINGS];
     fault_cell fault;
     atomic_bool closed;

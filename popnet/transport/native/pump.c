@@ -212,12 +212,6 @@ static void watch_tap(Pump *pump) {
     pump->tap_watched = watch;
 }
 
-static void drain(int bell) {
-    uint64_t count;
-    ssize_t got = read(bell, &count, sizeof count);
-    (void)got;
-}
-
 static void sleep_until_kicked(Pump *pump) {
     declare_all(pump);
     fence();

@@ -136,12 +136,6 @@ typedef struct {
 
 static PyTypeObject *pump_type;
 
-static uint64_t clock_ns(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
-
 /* ---- the gate */
 
 static void gate_enter(struct gate *gate) {

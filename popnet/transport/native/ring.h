@@ -50,10 +50,24 @@
 #include <string.h>
 #include <unistd.h>
 
-/* Counters of one ring of a link; written by whoever owns the ring, read by anybody: hence atomic, but never
- * contended. */
+/* Counters of one ring of a link, both directions. Each is written by one side only (add), but for the last
+ * four, which both write (add_shared); read by anybody, hence atomic. */
 #define RING_COUNTERS(X)                                                                                     \
-    X(sent) X(sent_bytes) X(received) X(received_bytes) X(full) X(kicks) X(kicks_suppressed) X(room_kicks)
+    X(sent)                                                                                                  \
+    X(sent_bytes)                                                                                            \
+    X(received)                                                                                              \
+    X(received_bytes)                                                                                        \
+    X(full)             /* a record found no room */                                                         \
+    X(kicks)            /* sent to the consumer: there is data */                                            \
+    X(kicks_suppressed) /* publications without a kick: it was awake, or kicked already */                   \
+    X(room_kicks)       /* sent to the producer: there is room */                                            \
+    X(budget_exhausted) /* a batch ended by its budget, with more records there */                           \
+    X(armed)            /* sleeps asked for by the consumer, not called off by the second look */            \
+    X(armed_for_room)   /* by the producer */                                                                \
+    X(kicks_spurious)   /* woken, and there was nothing */                                                   \
+    X(spin_hits)        /* waits that ended while spinning */                                                \
+    X(spin_misses)      /* spins that found nothing */                                                       \
+    X(nudges)           /* waiters woken by another of the same link, or by a call */
 
 struct ring_counters {
 #define X(name) _Atomic uint64_t name;
@@ -64,6 +78,10 @@ struct ring_counters {
 static inline void add(_Atomic uint64_t *counter, uint64_t amount) {
     uint64_t old = atomic_load_explicit(counter, memory_order_relaxed);
     atomic_store_explicit(counter, old + amount, memory_order_relaxed);
+}
+
+static inline void add_shared(_Atomic uint64_t *counter, uint64_t amount) {
+    atomic_fetch_add_explicit(counter, amount, memory_order_relaxed);
 }
 
 /* What a peer can do wrong. */
@@ -206,8 +224,10 @@ static inline bool producer_arm(struct producer *p, uint32_t payload_size) {
     producer_declare(p);
     fence();
     bool sane = producer_look(p);
-    if (sane && producer_free(p) < span_of(payload_size))
+    if (sane && producer_free(p) < span_of(payload_size)) {
+        add(&p->counters->armed_for_room, 1);
         return true;
+    }
     producer_disarm(p);
     return false;
 }
@@ -282,8 +302,10 @@ static inline void consumer_declare(struct consumer *c) { store(c->armed_data, +
 static inline bool consumer_arm(struct consumer *c) {
     consumer_declare(c);
     fence();
-    if (consumer_look(c) && c->produced_seen == c->taken)
+    if (consumer_look(c) && c->produced_seen == c->taken) {
+        add(&c->counters->armed, 1);
         return true;
+    }
     consumer_disarm(c);
     return false;
 }
