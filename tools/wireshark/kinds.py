@@ -1,0 +1,29 @@
+"""Writes the tables of popnet.lua from popnet/message/kinds.py.
+
+python tools/wireshark/kinds.py     after a kind was added; a test says when
+"""
+
+from pathlib import Path
+from typing import Final
+
+from popnet.message.kinds import Flag, Kind
+
+DISSECTOR: Final = Path(__file__).with_name("popnet.lua")
+BEGIN: Final = "-- BEGIN TABLES\n"
+END: Final = "-- END TABLES\n"
+
+
+def tables() -> str:
+    kinds = "".join(f'    [{kind.value}] = "{kind.name}",\n' for kind in Kind)
+    flags = "".join(f'    [{flag.value}] = "{flag.name}",\n' for flag in Flag)
+    return f"local KINDS = {{\n{kinds}}}\nlocal FLAGS = {{\n{flags}}}\n"
+
+
+def written(text: str) -> str:
+    """The dissector *text* with the tables as they are now."""
+    before, rest = text.split(BEGIN)
+    return before + BEGIN + tables() + END + rest.split(END)[1]
+
+
+if __name__ == "__main__":
+    DISSECTOR.write_text(written(DISSECTOR.read_text()))
