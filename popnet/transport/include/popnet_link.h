@@ -7,7 +7,7 @@
  *   popnet_window_attach   the window whose descriptor the peer handed over, checked, mapped read-only
  *   popnet_join            both make the link
  *   popnet_send            one record; sleeps while the ring is full
- *   popnet_receive         the next record, in place; sleeps as long as there is none
+ *   popnet_receive         the next record, in place; sleeps as long as there is none; _any: of either ring
  *   popnet_done            and its space is the sender's again
  *
  * What a record means is in popnet_messages.h; how rings work, and what the peer may do to us, in ring.h. One thread
@@ -218,7 +218,28 @@ static inline const uint8_t *popnet_receive(struct popnet_link *link, int ring, 
     return record;
 }
 
-/* Done with what `popnet_receive` gave. */
+/* The next record of either ring for messages, of the high one first; *ring* says whose it is. */
+static inline const uint8_t *popnet_receive_any(struct popnet_link *link, int *ring, uint32_t *size, uint32_t *tag) {
+    for (uint64_t look = 0;; look++) {
+        for (*ring = HIGH; *ring <= NORMAL; (*ring)++) {
+            const uint8_t *record = consumer_peek(&link->in[*ring], size, tag);
+            if (record)
+                return record;
+        }
+        if (popnet_faulty(link))
+            return NULL;
+        if (look < link->spins) {
+            popnet_relax(look);
+            continue;
+        }
+        if (consumer_arm(&link->in[HIGH]) && consumer_arm(&link->in[NORMAL]))
+            popnet_sleep(link);
+        consumer_disarm(&link->in[HIGH]);
+        consumer_disarm(&link->in[NORMAL]);
+    }
+}
+
+/* Done with what `popnet_receive` or `popnet_receive_any` gave. */
 static inline void popnet_done(struct popnet_link *link, int ring, uint32_t size) {
     consumer_take(&link->in[ring], size);
     consumer_release(&link->in[ring]);
