@@ -24,6 +24,7 @@ from typing import Any, Final, TypeAlias
 from popnet.core.errors import DeadlineExceeded, PeerDied
 from popnet.message import codec
 from popnet.message.calls import CallHandler, Calls
+from popnet.message.groups import Group, Groups
 from popnet.message.kinds import KERNEL_FIRST, KIND_MAX, Kind, Ring
 from popnet.message.memory import MemoryLink
 from popnet.message.peer import Peer
@@ -77,6 +78,7 @@ class Endpoint:
         self._calls = Calls(self)
         self.registry = RegistryClient(self)
         self.ports = Ports(self, self._calls, self.registry.changed)
+        self.groups = Groups(self)
         self._tasks: set[asyncio.Task[None]] = set()
         self._up: list[Callable[[int, int], None]] = []
         self._down: list[Callable[[int, str], None]] = []
@@ -106,6 +108,7 @@ class Endpoint:
             peer.end(PeerDied(f"kernel {self.kid} stops"))
         self._peers.clear()
         self._loop = None
+        self.groups.moved()
 
     @property
     def running(self) -> bool:
@@ -182,7 +185,7 @@ class Endpoint:
 
         Raises NoSuchService, PeerDied, Refused, or whatever PopnetError the service or `connect` raised.
         """
-        stream = (await self._linked(kid)).hub.open(service, params or {})
+        stream = (await self.linked(kid)).hub.open(service, params or {})
         await stream.opened()
         return stream
 
@@ -227,7 +230,7 @@ class Endpoint:
         raised."""
         async with self._deadline(kid, timeout_s):
             ring = Ring.HIGH if high else Ring.NORMAL
-            return await self._calls.call(await self._linked(kid), ring, self._checked(kind), body)
+            return await self._calls.call(await self.linked(kid), ring, self._checked(kind), body)
 
     # Services by name
 
@@ -253,7 +256,7 @@ class Endpoint:
         """
         async with self._deadline(kernel, timeout_s):
             ring = Ring.HIGH if high else Ring.NORMAL
-            await self.ports.send(await self._linked(await self._kid(kernel)), ring, service, body)
+            await self.ports.send(await self.linked(await self._kid(kernel)), ring, service, body)
 
     async def call_service(
         self, kernel: int | str, service: str, body: bytes, timeout_s: float, high: bool = False
@@ -261,13 +264,17 @@ class Endpoint:
         """The answer of *service* of a kernel, by kid or name. Raises as `call` does; NoSuchKernel."""
         async with self._deadline(kernel, timeout_s):
             ring = Ring.HIGH if high else Ring.NORMAL
-            return await self.ports.call(await self._linked(await self._kid(kernel)), ring, service, body)
+            return await self.ports.call(await self.linked(await self._kid(kernel)), ring, service, body)
 
     def watch(self, pattern: str, callback: OnNotice) -> int:
         """Tell *callback* of kernels and services that come up and go down, each once, in order; what is
         there comes first. *pattern* is a glob for `kernel/NAME` and `service/NAME`. The number is for
         `unwatch`."""
         return self.registry.watch(pattern, callback)
+
+    def group(self, name: str) -> Group:
+        """This kernel's part in the group of that name, for joining, sending and leaving."""
+        return self.groups.group(name)
 
     def unwatch(self, number: int) -> None:
         self.registry.unwatch(number)
@@ -364,6 +371,8 @@ class Endpoint:
             self._calls.cancel(peer, message.id)
         elif self._calls.handle(peer, ring, message):
             return
+        elif kind == Kind.GROUP:
+            self.groups.received(peer, message)
         elif kind == Kind.SEND:
             self.ports.sent(peer, ring, message)
         elif handler := self._handlers.get(kind):
@@ -390,7 +399,7 @@ class Endpoint:
     async def _kid(self, kernel: int | str) -> int:
         return kernel if isinstance(kernel, int) else await self.registry.kid_of(kernel, SEND_S)
 
-    async def _linked(self, kid: int) -> Peer:
+    async def linked(self, kid: int) -> Peer:
         """The peer *kid*, after connecting if need be; those who want the same link wait for the same
         connect."""
         if kid not in self._peers:

@@ -124,6 +124,10 @@ class Peer:
             await future
         self.raise_if_ended()
 
+    def is_drained(self, ring: Ring) -> bool:
+        """Whether nothing waits for room in *ring*: what is posted goes at once, or is the first to wait."""
+        return ring not in self._waiting and not self.dead
+
     def raise_if_ended(self) -> None:
         """Raises the error that the link ended with, if it did."""
         if self._ended is not None:
