@@ -12,9 +12,11 @@ import pytest
 from popnet.cli.tracefiles import PSEUDO_HEADER, ChromeFile, PcapngFile
 from popnet.cli.traceviews import HEADING, line, record
 from popnet.control.pcapng_reader import Packet, Reader
+from popnet.kernel.trace import PAYLOAD_MAX
 from popnet.message.kinds import Kind
+from popnet.message.tracehalf import HEAD
 from popnet.message.tracejoin import Traced
-from tests.cli.conftest import Machine
+from tests.cli.conftest import ROOT, Machine
 
 NAMES = {0: "primary", 1: "k1"}
 OFFSET = 1_700_000_000_000_000_000
@@ -131,6 +133,13 @@ def test_an_arrow_goes_from_the_slice_of_the_sender_to_that_of_the_receiver() ->
 def test_half_a_message_has_no_arrow_and_one_wake_is_one_event() -> None:
     assert [event["ph"] for event in events(UNHANDLED, ONLY_RECEIVED) if event["ph"] != "M"] == ["X", "X"]
     assert [event["ph"] for event in events(WHOLE, WHOLE)].count("i") == 1
+
+
+def test_the_documentation_has_the_layout() -> None:
+    text = (ROOT / "docs/tracing.md").read_text()
+    assert f"length of this header, {PSEUDO_HEADER.size};" in text
+    assert f"kept is {PAYLOAD_MAX} bytes" in text and f"a head\nof {HEAD.size} bytes" in text
+    assert HEADING in text
 
 
 # The verb
