@@ -6,7 +6,7 @@ from collections import deque
 from time import perf_counter_ns
 from typing import Final
 
-from popnet.bench.ring import NORMAL, links
+from popnet.bench.ring import HIGH, NORMAL, links
 from popnet.bench.timing import (
     DISTINCT,
     STREAMED,
@@ -24,22 +24,28 @@ from popnet.bench.timing import (
 )
 from popnet.core.limits import BUDGET
 from popnet.kernel.loop import run
-from popnet.transport._native import Link
-from popnet.transport.doorbell import create_doorbell, drain, kick
+from popnet.transport._native import Link, look
+from popnet.transport.doorbell import create_doorbell, drain
+from popnet.transport.modes import SPIN_MAX_US, Mode
 
 YIELD_EVERY: Final = 64
 """Messages that a sender stages between two turns of its loop."""
 
 
 class LoopWire:
-    """A link whose doorbell a loop watches: drained with a budget, armed, looked at again."""
+    """A link whose doorbell a loop watches."""
 
-    def __init__(self, link: Link, bell: int) -> None:
+    def __init__(self, link: Link, bell: int, mode: Mode) -> None:
         self._link, self._bell = link, bell
+        self._links = [link]
+        link.set_mode(NORMAL, mode)
+        link.set_mode(HIGH, "interrupt")  # nothing comes there, and nothing is waited for
         self._waiting: asyncio.Future[None] | None = None
         self._received: deque[bytes] = deque()
-        asyncio.get_running_loop().add_reader(bell, self._rung)
-        self._rung()
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(bell, self._rung)
+        self._turn_coming = False
+        self._turn()
 
     def send_now(self, data: bytes) -> bool:
         return self._link.send(NORMAL, data)
@@ -56,23 +62,29 @@ class LoopWire:
         return self._received.popleft()
 
     async def _wake_up(self) -> None:
-        self._waiting = asyncio.get_running_loop().create_future()
+        self._waiting = self._loop.create_future()
         await self._waiting
         self._waiting = None
 
     def _rung(self) -> None:
         drain(self._bell)
-        link, received = self._link, self._received
-        while True:
-            records = link.receive_many(NORMAL, BUDGET)
-            received.extend([data for _, data in records])
-            if link.arm(NORMAL):
+        if not self._turn_coming:
+            self._turn()
+
+    def _turn(self) -> None:
+        """As an endpoint does: records first, then their readers' turn, then look or sleep."""
+        self._turn_coming = False
+        link = self._link
+        while not (records := link.receive_many(NORMAL, BUDGET)):
+            if not look(self._links, SPIN_MAX_US) and link.arm(NORMAL):
                 break
-            if len(received) >= BUDGET * 4:  # others' turn first: come back by our own bell
-                kick(self._bell)
-                break
+        else:
+            self._received.extend([data for _, data in records])
+            self._turn_coming = True
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_result(None)
+        if self._turn_coming:
+            self._loop.call_soon(self._turn)
 
 
 async def lead_loop(wire: LoopWire, control: Control, size: int, budget_s: float) -> Figures:
@@ -180,13 +192,13 @@ async def _rings(wire: BellWire, control: Control, count: int) -> list[int]:
 class LoopRoles:
     """Both ends of a link, each on an event loop of the kind that kernels run."""
 
-    def __init__(self, mode: str) -> None:
+    def __init__(self, mode: Mode) -> None:
         self._mode = mode
         self._ends = links()
 
     def lead(self, control: Control, size: int, budget_s: float) -> Figures:
         async def main() -> None:
-            wire = LoopWire(*self._ends[0])
+            wire = LoopWire(*self._ends[0], self._mode)
             wait_for_follower(control)
             done.append(await lead_loop(wire, control, size, budget_s))
 
@@ -196,7 +208,7 @@ class LoopRoles:
 
     def follow(self, control: Control, size: int) -> None:
         async def main() -> None:
-            wire = LoopWire(*self._ends[1])
+            wire = LoopWire(*self._ends[1], self._mode)
             control.tell("made", 0)
             await follow_loop(wire, control, size)
 

@@ -12,7 +12,7 @@ import socket
 import struct
 import sys
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from popnet.bench import foreign, standard
 from popnet.bench.timing import Roles, follow, lead
@@ -40,7 +40,7 @@ class SocketControl:
         return task.rstrip(b"\0").decode(), count
 
 
-def roles_of(wire: str, mode: str, size: int) -> Roles:
+def roles_of(wire: str, mode: Any, size: int) -> Roles:
     """Both ends of *wire*, not yet made. KeyError for one that is not known.
 
     The interpreter of foreign libraries has none of popnet's own, so only what is needed is imported.

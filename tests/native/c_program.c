@@ -199,7 +199,7 @@ int main(int argc, char **argv) {
     int bell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (bell < 0 || !popnet_window_create(&own, KID, GENERATION, (uint32_t)load(&header[HEADER_KID])))
         fail("no window of our own");
-    popnet_join(&peer, &own, &other, bell, theirs[1], 0);
+    popnet_join(&peer, &own, &other, bell, theirs[1]);
     give(socket, (int[2]){own.fd, bell});
     for (;;) {
         int ring;

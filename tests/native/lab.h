@@ -131,12 +131,13 @@ static inline bool filled(const uint8_t *from, uint32_t size, uint32_t seed) {
     return true;
 }
 
-static inline bool put(struct producer *p, uint32_t size, uint32_t seed) {
+/* As link.c does, but for the publication. */
+static inline bool put(struct producer *p, const uint8_t *bytes, uint32_t size, uint32_t tag) {
     uint8_t *payload = producer_reserve(p, size);
     if (!payload)
         return false;
-    fill(payload, size, seed);
-    producer_stage(p, size, seed);
+    memcpy(payload, bytes, size);
+    producer_stage(p, size, tag);
     return true;
 }
 

@@ -23,17 +23,13 @@ static uint32_t crc32(const uint8_t *bytes, size_t size) {
     return ~crc;
 }
 
-/* As link.c does: from a buffer of just that size, so that the sanitizer knows its ends. */
+/* From a buffer of just that size, so that the sanitizer knows its ends. */
 static bool stage(struct producer *p, uint32_t size, uint32_t seed, uint32_t too_much) {
-    uint8_t *payload = producer_reserve(p, size);
-    if (!payload)
-        return false;
     uint8_t *bytes = malloc(size);
     fill(bytes, size, seed);
-    memcpy(payload, bytes, size + too_much);
+    bool staged = put(p, bytes, size + too_much, seed);
     free(bytes);
-    producer_stage(p, size, seed);
-    return true;
+    return staged;
 }
 
 static void receive(struct consumer *c, long budget) {

@@ -16,7 +16,10 @@
 #define EARLIER 3
 #define EARLIER_SIZE 100u
 
+#define RECORDS_MAX 8
+
 static struct lab lab;
+static uint8_t bytes[EARLIER + RECORDS_MAX][1u << 15]; /* what each record shall be */
 
 static void put_all(uint32_t size, uint32_t records) {
     struct producer *p = &lab.producer;
@@ -24,7 +27,7 @@ static void put_all(uint32_t size, uint32_t records) {
     store(p->produced, p->staged + records * span_of(size));
 #endif
     for (uint32_t i = 0; i < records; i++)
-        put(p, size, EARLIER + i);
+        put(p, bytes[EARLIER + i], size, EARLIER + i);
     producer_publish(p);
 }
 
@@ -88,12 +91,16 @@ int main(int argc, char **argv) {
     uint64_t start = strtoull(argv[3], NULL, 0);
     int bell = new_bell();
     long delivered_at = -1, kicked_at = -1, steps = 0;
+    if (size > sizeof bytes[0] || records > RECORDS_MAX)
+        return 2;
+    for (uint32_t i = 0; i < EARLIER + records; i++)
+        fill(bytes[i], sizeof bytes[i], i);
     lab_map(&lab, HIGH);
     for (bool died = true; died; steps++) {
         lab_join(&lab, HIGH, start, -1, bell);
         memset(lab.data, 0xee, RING_SIZE[HIGH]);
         for (uint32_t i = 0; i < EARLIER; i++)
-            put(&lab.producer, EARLIER_SIZE, i);
+            put(&lab.producer, bytes[i], EARLIER_SIZE, i);
         producer_publish(&lab.producer);
         if (atoi(argv[4])) /* as if the consumer slept */
             consumer_declare(&lab.consumer);

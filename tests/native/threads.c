@@ -38,7 +38,9 @@ static void *produce(void *unused) {
     struct producer *p = &lab.producer;
     for (long i = 0; i < records; i++) {
         uint32_t size = size_of(i);
-        while (!put(p, size, (uint32_t)i)) {
+        uint8_t bytes[3000];
+        fill(bytes, size, (uint32_t)i);
+        while (!put(p, bytes, size, (uint32_t)i)) {
             producer_publish(p);
             if (producer_arm(p, size)) {
                 sleep_at(producer_bell, &sleeps[0]);

@@ -8,7 +8,7 @@
 #include <sys/socket.h>
 #include <sys/wait.h>
 
-enum { BATCH = 16, SPINS = 1000, ALARM_S = 60 };
+enum { BATCH = 16, ALARM_S = 60 };
 
 static struct popnet_link end;
 static uint32_t wire_size;
@@ -89,7 +89,11 @@ static void pin(const char *cpu) {
 int main(int argc, char **argv) {
     if (argc != 4 && argc != 6)
         fail("usage: ring MODE SIZE BUDGET_S [CPU CPU]");
-    uint64_t spins = strcmp(argv[1], "poll") == 0 ? POPNET_SPIN_FOREVER : strcmp(argv[1], "adaptive") == 0 ? SPINS : 0;
+    enum wait_mode mode = WAIT_POLL;
+    while (mode < WAIT_MODES && strcmp(argv[1], WAIT_MODE_NAME[mode]) != 0)
+        mode++;
+    if (mode == WAIT_MODES)
+        fail("MODE is poll, adaptive or interrupt");
     wire_size = (uint32_t)atoi(argv[2]);
     struct popnet_window windows[2], views[2];
     int bells[2], sockets[2];
@@ -111,7 +115,9 @@ int main(int argc, char **argv) {
         pin(argv[4 + own]);
     close(sockets[peer]);
     side_channel = sockets[own];
-    popnet_join(&end, &windows[own], &views[peer], bells[own], bells[peer], spins);
+    popnet_join(&end, &windows[own], &views[peer], bells[own], bells[peer]);
+    waiter_set(&end.for_data, mode, SPIN_MAX_US_DEFAULT * 1000);
+    waiter_set(&end.for_room, mode, SPIN_MAX_US_DEFAULT * 1000);
     prepare(wire_size);
     if (own) {
         follow(wire_size);

@@ -21,6 +21,7 @@
 #define POPNET_LINK_H
 
 #include "ring.h"
+#include "wait.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -39,16 +40,21 @@ struct popnet_window {
     int fd;
 };
 
-/* How long a wait looks before it sleeps at the doorbell. */
-#define POPNET_SPIN_FOREVER UINT64_MAX
-
 struct popnet_link {
     struct producer out[RINGS];
     struct consumer in[RINGS];
     struct ring_counters counters[RINGS];
     fault_cell fault; /* not 0: the peer wrote nonsense, and nothing goes any more */
     int bell;         /* our own doorbell */
-    uint64_t spins;   /* looks before a sleep; 0: sleep at once */
+    struct waiter for_data, for_room; /* adaptive, until waiter_set() says otherwise; see wait.h */
+};
+
+/* One wait: spin for as long as the waiter has learnt, then sleep. */
+struct popnet_wait {
+    struct waiter *waiter;
+    uint64_t began_ns;
+    uint32_t looks;
+    bool missed;
 };
 
 static inline bool popnet_window_map(struct popnet_window *window, int fd, bool writable) {
@@ -113,10 +119,11 @@ static inline bool popnet_window_attach(struct popnet_window *window, int fd) {
 
 /* A window serves one link. *bell* is our own doorbell, *peer_bell* the peer's. */
 static inline void popnet_join(struct popnet_link *link, const struct popnet_window *own,
-                               const struct popnet_window *peer, int bell, int peer_bell, uint64_t spins) {
+                               const struct popnet_window *peer, int bell, int peer_bell) {
     memset(link, 0, sizeof *link);
     link->bell = bell;
-    link->spins = spins;
+    waiter_set(&link->for_data, WAIT_ADAPTIVE, SPIN_MAX_US_DEFAULT * 1000);
+    waiter_set(&link->for_room, WAIT_ADAPTIVE, SPIN_MAX_US_DEFAULT * 1000);
     for (int ring = 0; ring < FRAMES; ring++) {
         struct producer *out = &link->out[ring];
         struct consumer *in = &link->in[ring];
@@ -149,15 +156,31 @@ static inline void popnet_join(struct popnet_link *link, const struct popnet_win
     }
 }
 
-/* Between two looks. Every 64th gives the core away, to whom we wait for if there is no other. */
-static inline void popnet_relax(uint64_t look) {
-    if (look % 64 == 63)
-        sched_yield();
-#if defined(__x86_64__)
-    __builtin_ia32_pause();
-#else
-    __asm__ volatile("yield");
-#endif
+/* After a look that found nothing. True: look again; false: the window is over, arm and sleep. The clock is read,
+ * and the core given away, every 64th time only. */
+static inline bool popnet_spin(struct popnet_wait *wait) {
+    if (wait->missed)
+        return waiter_mode(wait->waiter) == WAIT_POLL;
+    if (wait->looks++ % 64 == 0) {
+        uint64_t window_ns = waiter_window_ns(wait->waiter), now_ns = window_ns ? clock_ns() : 0;
+        if (!wait->began_ns)
+            wait->began_ns = now_ns;
+        else
+            sched_yield();
+        if (window_ns != SPIN_FOREVER && now_ns - wait->began_ns >= window_ns) {
+            wait->missed = true;
+            waiter_missed(wait->waiter, wait->began_ns ? wait->began_ns : clock_ns());
+            return false;
+        }
+    }
+    relax();
+    return true;
+}
+
+/* What was waited for is there. */
+static inline void popnet_found(struct popnet_wait *wait) {
+    if (wait->looks && waiter_mode(wait->waiter) == WAIT_ADAPTIVE)
+        waiter_found(wait->waiter, wait->began_ns, clock_ns());
 }
 
 static inline void popnet_sleep(struct popnet_link *link) {
@@ -177,16 +200,16 @@ static inline uint8_t *popnet_reserve(struct popnet_link *link, int ring, uint32
     uint8_t *to;
     if (size > PAYLOAD_MAX[ring])
         return NULL;
-    for (uint64_t look = 0; !(to = producer_reserve(out, size)); look++) {
+    struct popnet_wait wait = {.waiter = &link->for_room};
+    while (!(to = producer_reserve(out, size))) {
         if (popnet_faulty(link))
             return NULL;
-        if (look < link->spins)
-            popnet_relax(look);
-        else if (producer_arm(out, size)) {
+        if (!popnet_spin(&wait) && producer_arm(out, size)) {
             popnet_sleep(link);
             producer_disarm(out);
         }
     }
+    popnet_found(&wait);
     return to;
 }
 
@@ -205,33 +228,34 @@ static inline bool popnet_send(struct popnet_link *link, int ring, uint32_t tag,
 static inline const uint8_t *popnet_receive(struct popnet_link *link, int ring, uint32_t *size, uint32_t *tag) {
     struct consumer *in = &link->in[ring];
     const uint8_t *record;
-    for (uint64_t look = 0; !(record = consumer_peek(in, size, tag)); look++) {
+    struct popnet_wait wait = {.waiter = &link->for_data};
+    while (!(record = consumer_peek(in, size, tag))) {
         if (popnet_faulty(link))
             return NULL;
-        if (look < link->spins)
-            popnet_relax(look);
-        else if (consumer_arm(in)) {
+        if (!popnet_spin(&wait) && consumer_arm(in)) {
             popnet_sleep(link);
             consumer_disarm(in);
         }
     }
+    popnet_found(&wait);
     return record;
 }
 
 /* The next record of either ring for messages, of the high one first; *ring* says whose it is. */
 static inline const uint8_t *popnet_receive_any(struct popnet_link *link, int *ring, uint32_t *size, uint32_t *tag) {
-    for (uint64_t look = 0;; look++) {
+    struct popnet_wait wait = {.waiter = &link->for_data};
+    for (;;) {
         for (*ring = HIGH; *ring <= NORMAL; (*ring)++) {
             const uint8_t *record = consumer_peek(&link->in[*ring], size, tag);
-            if (record)
+            if (record) {
+                popnet_found(&wait);
                 return record;
+            }
         }
         if (popnet_faulty(link))
             return NULL;
-        if (look < link->spins) {
-            popnet_relax(look);
+        if (popnet_spin(&wait))
             continue;
-        }
         if (consumer_arm(&link->in[HIGH]) && consumer_arm(&link->in[NORMAL]))
             popnet_sleep(link);
         consumer_disarm(&link->in[HIGH]);
