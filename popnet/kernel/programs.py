@@ -26,10 +26,18 @@ from functools import partial
 from typing import Any, Final
 
 from popnet.core import limits
-from popnet.core.errors import LinkViolation, NoSuchKernel, NoSuchService, PopnetError, Refused
+from popnet.core.errors import (
+    LinkViolation,
+    NoSuchKernel,
+    NoSuchService,
+    Overloaded,
+    PopnetError,
+    Refused,
+)
 from popnet.machine.names import KERNEL_SERVICES, SERVICE_NAME_MAX
 from popnet.message.endpoint import Endpoint
 from popnet.message.kinds import KIND_MAX, USER_FIRST
+from popnet.message.notice import Change, Notice
 from popnet.message.stream import Stream
 from popnet.message.streamshell import LinkStream
 from popnet.program.greeting import PROGRAM_FIRST, Greeting, refusal
@@ -54,6 +62,9 @@ REGISTERED_MAX: Final = 256
 WAITING_MAX: Final = limits.QUEUE_SIZE_MAX // 4
 """Bytes that may wait for a kernel before messages of programs to it are dropped; the kernel's own may be
 more."""
+
+WATCHES_MAX: Final = limits.WATCHES_MAX // 2
+"""Patterns that all programs may watch: half of what their kernel may."""
 
 UNSENT_MAX: Final = 64
 """Messages to one kernel that wait while the first link to it is made."""
@@ -97,6 +108,7 @@ class Programs:
         self._tasks: set[asyncio.Task[None]] = set()
         self._last_number = PROGRAM_FIRST - 1
         self._owners: dict[tuple[str, str | int], Hosted] = {}
+        self._watches: dict[tuple[Hosted, int], int] = {}  # program and its number -> the endpoint's number
         self._unsent: dict[int, deque[tuple[int, bytes, bool]]] = {}
         self._streams = 0
         self._calls = 0
@@ -150,7 +162,7 @@ class Programs:
         of_user = sum(other == uid for _, other in self._programs.values())
         if len(self._programs) >= PROGRAMS_MAX or (uid != 0 and of_user >= PROGRAMS_OF_USER_MAX):
             self.count("turned_away")
-            error = Refused(
+            error = Overloaded(
                 f"kernel {self._whoami.kernel} has {len(self._programs)} programs connected already"
             )
             with sock, contextlib.suppress(OSError):
@@ -184,6 +196,8 @@ class Programs:
             del self._programs[hosted.number]
             for key in [key for key, owner in self._owners.items() if owner is hosted]:
                 self._let_go(key)
+            for program, number in [key for key in self._watches if key[0] is hosted]:
+                self.unwatch(program, number)
 
     # What they register
 
@@ -197,12 +211,22 @@ class Programs:
             )
         match key:
             case ("service", str(name)):
-                self._endpoint.serve(name, self._offered)
+                self._serve(name, what)
             case ("messages", int(kind)):
                 self._endpoint.on(kind, partial(self._deliver, kind))
             case ("calls", int(kind)):
                 self._endpoint.answer(kind, partial(self._answer, kind))
         self._owners[key] = program
+
+    def _serve(self, name: str, what: Mapping[str, Any]) -> None:
+        """Streams, or messages and calls, of a service."""
+        match what:
+            case {"version": int(version), "messages": bool(messages), "calls": bool(calls)}:
+                on_message = partial(self._deliver_to, name) if messages else None
+                on_call = partial(self._answer_of, name) if calls else None
+                self._endpoint.register(name, version, on_message, on_call)
+            case _:
+                self._endpoint.serve(name, self._offered)
 
     def unregister(self, program: Hosted, what: Mapping[str, Any]) -> None:
         key = self._key(what)
@@ -252,6 +276,18 @@ class Programs:
         with self._call_place():
             return await owner.ask(kid, kind, body, CALL_TIMEOUT_S)
 
+    def _deliver_to(self, service: str, kid: int, body: bytes) -> None:
+        owner = self._owners.get(("service", service))
+        went = owner is not None and owner.deliver_to(service, kid, body)
+        self.count("delivered" if went else "dropped")
+
+    async def _answer_of(self, service: str, kid: int, body: bytes) -> bytes:
+        owner = self._owners.get(("service", service))
+        if owner is None:
+            raise NoSuchService(f"kernel {self._whoami.kid} has no service {service!r}")
+        with self._call_place():
+            return await owner.ask_of(service, kid, body, CALL_TIMEOUT_S)
+
     # What they want of others
 
     async def open(self, kid: int, service: str, params: dict[str, Any]) -> LinkStream:
@@ -266,6 +302,40 @@ class Programs:
         self._check_kid(kid)
         with self._call_place():
             return await self._endpoint.call(kid, kind, body, timeout_s, high)
+
+    async def send_to(self, kid: int, service: str, body: bytes, timeout_s: float, high: bool) -> None:
+        self._check_service(service)
+        self._check_kid(kid)
+        if self._endpoint.waiting_size(kid) > WAITING_MAX:
+            raise Overloaded(f"too much waits to be sent to kernel {kid}")
+        with self._call_place():
+            await self._endpoint.send(kid, service, body, high, timeout_s)
+        self.count("posted")
+
+    async def call_of(self, kid: int, service: str, body: bytes, timeout_s: float, high: bool) -> bytes:
+        self._check_service(service)
+        self._check_kid(kid)
+        with self._call_place():
+            return await self._endpoint.call_service(kid, service, body, timeout_s, high)
+
+    def watch(self, program: Hosted, number: int, pattern: str) -> None:
+        if len(self._watches) >= WATCHES_MAX:
+            raise Overloaded(
+                f"the programs of kernel {self._whoami.kernel} watch {WATCHES_MAX} patterns already"
+            )
+        if (program, number) in self._watches:
+            raise LinkViolation(f"watch {number} is there already")
+
+        def noticed(notice: Notice) -> None:
+            if self._may_see(notice):
+                program.notice(number, notice)
+
+        self._watches[program, number] = self._endpoint.watch(pattern, noticed)
+
+    def unwatch(self, program: Hosted, number: int) -> None:
+        watch = self._watches.pop((program, number), None)
+        if watch is not None:
+            self._endpoint.unwatch(watch)
 
     def post(self, kid: int, kind: int, body: bytes, high: bool) -> None:
         try:
@@ -323,6 +393,14 @@ class Programs:
         if not 0 < len(service) <= SERVICE_NAME_MAX:
             raise Refused(f"a service has a name of 1 to {SERVICE_NAME_MAX} letters")
 
+    def _may_see(self, notice: Notice) -> bool:
+        """Whether a program may learn of this change: of every kernel, and of the services that it may
+        use."""
+        if notice.change in (Change.KERNEL_UP, Change.KERNEL_DOWN):
+            return True
+        mine = self._allowed is None or notice.name in self._allowed
+        return mine and notice.name not in KERNEL_SERVICES
+
     def _check_kind(self, kind: int) -> None:
         """Kinds have no names, so a kernel with a list of services lets its programs use none."""
         if self._allowed is not None:
@@ -342,7 +420,7 @@ class Programs:
     @contextlib.contextmanager
     def stream(self) -> Iterator[None]:
         if self._streams >= PLACES:
-            raise Refused(f"the programs of kernel {self._whoami.kernel} have {PLACES} streams already")
+            raise Overloaded(f"the programs of kernel {self._whoami.kernel} have {PLACES} streams already")
         self._streams += 1
         try:
             yield
@@ -352,7 +430,7 @@ class Programs:
     @contextlib.contextmanager
     def _call_place(self) -> Iterator[None]:
         if self._calls >= PLACES:
-            raise Refused(
+            raise Overloaded(
                 f"the programs of kernel {self._whoami.kernel} have {PLACES} calls under way already"
             )
         self._calls += 1

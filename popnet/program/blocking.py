@@ -13,7 +13,9 @@ from typing import Any, Final, Self, TypeVar
 
 from popnet.core.errors import DeadlineExceeded, PeerDied
 from popnet.message.stream import Stream
-from popnet.program.connection import Connection, KernelName, open_connection
+from popnet.program.connection import Connection
+from popnet.program.dialing import open_connection
+from popnet.program.end import KernelName
 from popnet.program.greeting import SOCKET_PATH
 
 T = TypeVar("T")
@@ -55,6 +57,7 @@ class BlockingConnection:
 
     def __init__(self, path: str = SOCKET_PATH, attach: bool = False) -> None:
         self._runner = asyncio.Runner()
+        self._over = False
         self._messages: deque[tuple[int, int, bytes]] = deque()
         self._came = asyncio.Event()
         self.dropped = 0
@@ -132,8 +135,10 @@ class BlockingConnection:
 
     def close(self) -> None:
         """Idempotent."""
-        self._runner.run(self.connection.close())
-        self._runner.close()
+        if not self._over:
+            self._over = True
+            self._runner.run(self.connection.close())
+            self._runner.close()
 
     async def _arrival(self) -> None:
         closed = asyncio.ensure_future(self.connection.wait_closed())

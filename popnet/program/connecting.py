@@ -1,7 +1,8 @@
 """`popnet.connect`: one call for both flavours; which one it is, `async with` or `with` decides."""
 
 from popnet.program.blocking import BlockingConnection
-from popnet.program.connection import Connection, open_connection
+from popnet.program.connection import Connection
+from popnet.program.dialing import open_connection
 from popnet.program.greeting import SOCKET_PATH
 
 

@@ -16,14 +16,15 @@ adds nothing to it.
 import asyncio
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeAlias
 
 from popnet.core.errors import LinkViolation, PeerDied
 from popnet.message import codec
 from popnet.message.endpoint import Endpoint
 from popnet.message.kinds import Ring
+from popnet.message.notice import Notice
 from popnet.message.stream import Stream
 from popnet.message.streamshell import LinkStream
 from popnet.program import routed
@@ -45,6 +46,9 @@ _LAST_TURNS_MAX: Final = 256
 """Turns that what a dead program left in its rings may take; a full ring of the smallest records takes 64."""
 
 
+Answer: TypeAlias = Callable[[int, bytes], Coroutine[Any, Any, bytes]]
+
+
 class House(Protocol):
     """What a program asks of its kernel; all may raise PopnetError, which goes to the program."""
 
@@ -59,6 +63,18 @@ class House(Protocol):
 
     def post(self, kid: int, kind: int, body: bytes, high: bool) -> None:
         """A message of a program's. What cannot or may not go is dropped, and counted."""
+
+    async def send_to(self, kid: int, service: str, body: bytes, timeout_s: float, high: bool) -> None:
+        """A message of a program's to a service by name, if it may."""
+
+    async def call_of(self, kid: int, service: str, body: bytes, timeout_s: float, high: bool) -> bytes:
+        """A call of a service by name, if the program may."""
+
+    def watch(self, program: "Hosted", number: int, pattern: str) -> None:
+        """Tell *program* of changes, with its own *number* for them."""
+
+    def unwatch(self, program: "Hosted", number: int) -> None:
+        """No more of these."""
 
     def register(self, program: "Hosted", what: dict[str, Any]) -> None:
         """Let *program* have a service, or the messages or calls of a kind."""
@@ -98,6 +114,9 @@ class Hosted:
         self.endpoint.on(Routed.SEND_HIGH, self._send(high=True))
         self.endpoint.answer(Routed.CALL, self._call(high=False))
         self.endpoint.answer(Routed.CALL_HIGH, self._call(high=True))
+        for kind, of_kind in ((Routed.TO, self._send_to), (Routed.CALL_OF, self._call_of)):
+            self.endpoint.answer(kind, of_kind(high=False))
+            self.endpoint.answer(kind + 1, of_kind(high=True))
         self.endpoint.answer(Routed.ASK, self._ask)
         self.endpoint.on_violation = lambda kid, text: self._end(LinkViolation(text))
         self.endpoint.on_peer_down(lambda kid, reason: self._end(reason))
@@ -136,6 +155,24 @@ class Hosted:
         """What the program answers to a call."""
         request = routed.call_body(kid, kind, timeout_s, body)
         return await self.endpoint.call(self.number, Routed.CALL, request, timeout_s)
+
+    def deliver_to(self, service: str, kid: int, body: bytes) -> bool:
+        """Give the program a message to one of its services; False: it is too far behind."""
+        if self.endpoint.waiting_size(self.number) > WAITING_MAX:
+            return False
+        return self.endpoint.post(self.number, Routed.TO, routed.named_body(kid, service, 0, body))
+
+    async def ask_of(self, service: str, kid: int, body: bytes, timeout_s: float) -> bytes:
+        """What one of the program's services answers to a call."""
+        request = routed.named_body(kid, service, timeout_s, body)
+        return await self.endpoint.call(self.number, Routed.CALL_OF, request, timeout_s)
+
+    def notice(self, number: int, notice: Notice) -> None:
+        """Tell of a change. A program that is too far behind to be told is let go of: it would never know."""
+        body = codec.json_bytes({"watch": number, "notice": notice.to_json()})
+        behind = self.endpoint.waiting_size(self.number) > WAITING_MAX
+        if behind or not self.endpoint.post(self.number, Routed.NOTICE, body):
+            self._end(f"{self.name} does not read what it watches")
 
     # Its beginning
 
@@ -212,12 +249,27 @@ class Hosted:
 
         return send
 
-    def _call(self, high: bool) -> Callable[[int, bytes], Any]:
+    def _call(self, high: bool) -> Answer:
         async def call(number: int, body: bytes) -> bytes:
             kid, kind, timeout_s, inner = routed.called(body)
             return await self._house.call(kid, kind, inner, timeout_s, high)
 
         return call
+
+    def _send_to(self, high: bool) -> Answer:
+        async def send_to(number: int, body: bytes) -> bytes:
+            kid, service, timeout_s, inner = routed.named(body)
+            await self._house.send_to(kid, service, inner, timeout_s, high)
+            return b""
+
+        return send_to
+
+    def _call_of(self, high: bool) -> Answer:
+        async def call_of(number: int, body: bytes) -> bytes:
+            kid, service, timeout_s, inner = routed.named(body)
+            return await self._house.call_of(kid, service, inner, timeout_s, high)
+
+        return call_of
 
     async def _ask(self, number: int, body: bytes) -> bytes:
         match codec.json_object(body):
@@ -225,6 +277,10 @@ class Hosted:
                 self._house.register(self, what)
             case {"op": "unregister", **what}:
                 self._house.unregister(self, what)
+            case {"op": "watch", "number": int(watch), "pattern": str(pattern)}:
+                self._house.watch(self, watch, pattern)
+            case {"op": "unwatch", "number": int(watch)}:
+                self._house.unwatch(self, watch)
             case {"op": "flush"}:
                 pass
             case _:

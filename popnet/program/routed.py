@@ -6,17 +6,22 @@ service OFFER; messages and calls are of one kind each, with a header before the
 deadlines, fragments, errors) is what it is on every link.
 
     SEND   u32 kid, u32 kind, body          a message: program -> kernel: to kid;  kernel -> program: from kid
-    CALL   u32 kid, u32 kind, u32 ms, body  a call, likewise; ms is what is left of its deadline
-    ASK    {"op": name, ...}                a call of the program's: `register`, `unregister`, `flush`
+    CALL   u32 kid, u32 kind, u32 ms, body  a call, likewise; ms is what is left of its deadline TO     u32
+    kid, u32 ms, u8 length, name, body   a message to, or from, a service by name; of a program it is a
+                                            call, whose answer says that the message is on its way
+    CALL_OF  as TO                          a call of a service by name NOTICE {"watch": n, "notice": [...]}
+    kernel -> program: what it watches has changed ASK    {"op": name, ...}                a call of the
+    program's: `register`, `unregister`, `watch`, `unwatch`,
+                                            `flush`
 
-SEND_HIGH and CALL_HIGH, of a program only, ask for the high ring between the kernels.
+The kinds with HIGH, of a program only, ask for the high ring between the kernels.
 """
 
 import struct
 from enum import IntEnum
 from typing import Any, Final
 
-from popnet.core.errors import LinkViolation
+from popnet.core.errors import LinkViolation, Refused
 
 OPEN: Final = "open"
 """Service of a kernel: {"kernel": kid, "service": name, "params": {...}}."""
@@ -34,12 +39,19 @@ class Routed(IntEnum):
     CALL = 258
     CALL_HIGH = 259
     ASK = 260
+    TO = 261
+    TO_HIGH = 262
+    CALL_OF = 263
+    CALL_OF_HIGH = 264
+    NOTICE = 265
 
 
 _SEND: Final = struct.Struct("<II")
 _CALL: Final = struct.Struct("<III")
 
-HEADER_SIZE_MAX: Final = _CALL.size
+_NAMED: Final = struct.Struct("<IIB")
+
+HEADER_SIZE_MAX: Final = _NAMED.size + 255
 """Bytes by which the largest message of a program is shorter than that of a kernel."""
 
 _MS_MAX: Final = (1 << 32) - 1
@@ -68,6 +80,27 @@ def called(body: bytes) -> tuple[int, int, float, bytes]:
         raise LinkViolation("a call without its destination")
     kid, kind, ms = _CALL.unpack_from(body)
     return kid, kind, ms / 1000, body[_CALL.size :]
+
+
+def named_body(kid: int, service: str, timeout_s: float, body: bytes) -> bytes:
+    """Raises Refused."""
+    name = service.encode()
+    if not 0 < len(name) < 256:
+        raise Refused("a service's name has 1 to 255 bytes")
+    ms = min(_MS_MAX, max(0, round(timeout_s * 1000)))
+    return b"".join((_NAMED.pack(kid, ms, len(name)), name, body))
+
+
+def named(body: bytes) -> tuple[int, str, float, bytes]:
+    """(kid, service, timeout_s, body) of a TO or a CALL_OF. Raises LinkViolation."""
+    if len(body) < _NAMED.size:
+        raise LinkViolation("a message to a service without its destination")
+    kid, ms, length = _NAMED.unpack_from(body)
+    end = _NAMED.size + length
+    if len(body) < end:
+        raise LinkViolation("a message to a service without its name")
+    name = body[_NAMED.size : end].decode(errors="replace")
+    return kid, name, ms / 1000, body[end:]
 
 
 def opened(params: dict[str, Any], whom: str) -> tuple[int, str, dict[str, Any]]:

@@ -14,6 +14,7 @@ from popnet.core.errors import (
     DeadlineExceeded,
     NoSuchKernel,
     NoSuchService,
+    Overloaded,
     PeerDied,
     Refused,
     StreamClosed,
@@ -23,8 +24,9 @@ from popnet.kernel import programs
 from popnet.kernel.programs import PLACES, PROGRAMS_MAX
 from popnet.message.kinds import USER_FIRST, Ring
 from popnet.message.stream import Stream
-from popnet.program import hosted
-from popnet.program.connection import Connection, open_connection
+from popnet.program import hosted, routed
+from popnet.program.connection import Connection
+from popnet.program.dialing import open_connection
 from popnet.transport.handover import receive_packet, send_packet
 from tests.message.ends import deaf, echo, read_all
 
@@ -143,7 +145,7 @@ async def test_a_message_may_be_as_large_as_is_said(tmp_path: Path) -> None:
         server, client = await here.program(1), await here.program(2, True)
         got: list[int] = []
         await server.on(KIND, lambda kid, body: got.append(len(body)))
-        most = limits.MESSAGE_SIZE_MAX - 12
+        most = limits.MESSAGE_SIZE_MAX - routed.HEADER_SIZE_MAX
         assert client.post("k1", KIND, bytes(most))
         await until(lambda: got)
         assert got == [most]
@@ -412,7 +414,7 @@ async def test_too_many_programs_are_turned_away(tmp_path: Path) -> None:
     async with village(tmp_path) as here:
         for _ in range(PROGRAMS_MAX):
             await here.program(1)
-        assert "programs connected already" in str(await fails(here.program(1), Refused))
+        assert "programs connected already" in str(await fails(here.program(1), Overloaded))
         assert here.a.counters()["turned_away"] == 1
 
 
@@ -421,7 +423,7 @@ async def test_streams_of_all_programs_are_bounded(tmp_path: Path) -> None:
         server, client = await here.program(1), await here.program(2)
         await server.serve("deaf", deaf)
         held = [await client.open("k1", "deaf") for _ in range(PLACES)]
-        assert "streams already" in str(await fails(client.open("k1", "deaf"), Refused))
+        assert "streams already" in str(await fails(client.open("k1", "deaf"), Overloaded))
         held.pop().abort()
         await until(lambda: here.b.counters()["streams"] == here.a.counters()["streams"] == PLACES - 1)
         await client.open("k1", "deaf")

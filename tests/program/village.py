@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from popnet.kernel.programs import Programs
-from popnet.program.connection import Connection, open_connection
+from popnet.program.connection import Connection
+from popnet.program.dialing import open_connection
 from popnet.program.greeting import Greeting
 from tests.message.ends import Ends, running
 from tests.message.links import link_pair
