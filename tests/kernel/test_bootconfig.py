@@ -49,6 +49,13 @@ def test_there_and_back(config: BootConfig) -> None:
     assert BootConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
 
 
+@pytest.mark.parametrize("services", [None, (), ("echo", "store")])
+def test_the_services_of_its_programs_too(config: BootConfig, services: tuple[str, ...] | None) -> None:
+    kernel = replace(config.kernel, services=services)
+    listed = replace(config, kernel=kernel, kids={"primary": 0, "k1": 1})
+    assert BootConfig.from_json(json.loads(json.dumps(listed.to_json()))) == listed
+
+
 def test_address_and_environment(config: BootConfig) -> None:
     assert (config.kid, config.address) == (1, "10.1.2.2")
     environ = config.environment(TERM="vt100", COLOUR="red")

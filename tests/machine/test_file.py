@@ -63,6 +63,11 @@ kernels:
     assert spec.primary.memory_bytes == 512 << 20
 
 
+def test_services_of_programs() -> None:
+    kernels = machine("kernels: {k1: {}, k2: {services: []}, k3: {services: [echo, my.store]}}\n").kernels
+    assert [kernel.services for kernel in kernels] == [None, None, (), ("echo", "my.store")]
+
+
 def test_append_can_stand_for_keys() -> None:
     k1 = machine(
         'kernels: {k1: {append: "present_mask=3 mem=256M vty=4 hostname=x init=/bin/sh"}}\n'
@@ -187,6 +192,18 @@ def test_file_that_is_not_utf8(tmp_path: Path) -> None:
         ("kernels: {k1: {hostname: a_b}}", "m.yaml:3:26: kernels.k1.hostname: got 'a_b'; allowed: up to 64"),
         ("kernels: {k1: {init: sh}}", "m.yaml:3:22: kernels.k1.init: got 'sh'; allowed: the absolute path"),
         ("kernels: {k1: {ssh: yes}}", "m.yaml:3:21: kernels.k1.ssh: got 'yes'; allowed: true or false"),
+        (
+            "kernels: {k1: {services: echo}}",
+            "m.yaml:3:26: kernels.k1.services: got 'echo'; allowed: a list of services",
+        ),
+        (
+            "kernels: {k1: {services: [echo, exec]}}",
+            "m.yaml:3:26: kernels.k1.services: got 'exec', which belongs to the kernels themselves",
+        ),
+        (
+            "kernels: {k1: {services: ['']}}",
+            "m.yaml:3:26: kernels.k1.services: got ''; allowed: a name of 1 to 64 letters",
+        ),
         ("kernels: {k1: {kid: 010}}", "m.yaml:3:21: kernels.k1.kid: got '010'; allowed: a whole number"),
         ("kernels: {k1: {kid: 255}}", "m.yaml:3:21: kernels.k1.kid: got 255; allowed: a whole number from 0"),
         ("kernels: {k1: {kid: 0}}", "m.yaml:3:21: kernels.k1.kid: kid 0 belongs to primary; give each"),
