@@ -172,8 +172,8 @@ class Endpoint:
         It accepts with its first send or receive, or with `accept`; raising before that refuses the stream.
         When it returns, the stream is closed.
         """
-        self._services.serve(service, handler)
         self.ports.add(service, version)
+        self._services.serve(service, handler)
 
     def unserve(self, service: str) -> None:
         """Take no new streams for *service*; those there are go on."""

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from popnet.core import limits
 from popnet.core.errors import LinkViolation, NoSuchService, Overloaded, Refused
 from popnet.message import codec
 from popnet.message.calls import Calls, TaskHost
@@ -60,8 +61,12 @@ class Ports:
     def add(
         self, name: str, version: int, on_message: OnMessage | None = None, on_call: OnCall | None = None
     ) -> None:
+        """Raises Refused."""
         assert name not in self._by_name, f"service {name} is there already"
-        assert 0 < len(name) <= NAME_MAX, f"a service's name has 1 to {NAME_MAX} letters"
+        if not 0 < len(name) <= NAME_MAX:
+            raise Refused(f"a service's name has 1 to {NAME_MAX} letters")
+        if len(self._by_name) >= limits.SERVICES_MAX:
+            raise Refused(f"more than {limits.SERVICES_MAX} services of one kernel")
         self._last += 1
         entry = Entry(name, version, self._last, on_message, on_call)
         self._by_name[name] = self._by_port[entry.port] = entry

@@ -398,8 +398,8 @@ class Trial:
                         assert number in numbers, f"{who} {number} did not reach {stay.who}"
 
 
-async def trial(orders: list[tuple[str, int, int]]) -> Trial:
-    async with mesh_of(SIZE) as mesh:
+async def trial(orders: list[tuple[str, int, int]], real: bool = False) -> Trial:
+    async with mesh_of(SIZE, real) as mesh:
         tried = Trial(mesh)
         for one in orders:
             await tried.do(*one)
@@ -439,6 +439,11 @@ def test_the_trial_passes_with_dice_and_something_happens_in_it() -> None:
     tried = asyncio.run(trial(dice(0)))
     assert sum(len(stay.got) for stay in tried.stays) > 20
     assert sum(stay.left for stay in tried.stays) > 2
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_same_over_real_links(seed: int) -> None:
+    asyncio.run(trial(dice(seed), real=True))
 
 
 def test_control_a_join_that_does_not_wait_for_hellos_misses_something(

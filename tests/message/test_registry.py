@@ -371,6 +371,14 @@ async def test_limits_are_said_where_they_are_met() -> None:
             mesh.ends[0].watch("*", lambda notice: None)
         with pytest.raises(Refused):
             mesh.ends[0].watch("*", lambda notice: None)
+        for wrong in ("", "x" * 65):
+            with pytest.raises(Refused):
+                mesh.ends[0].register(wrong, 1)
+        for n in range(limits.SERVICES_MAX):
+            mesh.ends[0].register(f"s{n}", 1)
+        with pytest.raises(Refused):
+            mesh.ends[0].register("more", 1)
+        await until(lambda: len(mesh.registry.services()) == limits.SERVICES_MAX)
 
 
 async def test_notices_come_from_the_primary_only() -> None:
@@ -496,8 +504,10 @@ def is_snapshot_and_rest(got: list[Notice], history: list[Notice], pattern: str)
     return False
 
 
-async def trial(operations: list[tuple[str, int, int, int]], log_max: int = 1 << 20) -> None:
-    async with mesh_of(SIZE) as mesh:
+async def trial(
+    operations: list[tuple[str, int, int, int]], log_max: int = 1 << 20, real: bool = False
+) -> None:
+    async with mesh_of(SIZE, real) as mesh:
         tried = Trial(mesh, log_max)
         for kid in range(1, SIZE):
             tried.services[kid] = set()
@@ -542,6 +552,11 @@ def first_failure(seeds: int = 60) -> int | None:
 
 def test_the_trial_passes_with_dice_too() -> None:
     assert first_failure() is None
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_same_over_real_links(seed: int) -> None:
+    asyncio.run(trial(dice(seed), real=True))
 
 
 def test_control_without_sessions_something_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
