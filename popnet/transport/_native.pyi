@@ -35,10 +35,10 @@ def look(links: Sequence[Link], spin_us: int, /) -> bool:
     """
 
 def learn(
-    spin: tuple[int, int, int, int, int], event: Literal["hit", "missed", "slept", "reset"], ns: int, /
-) -> tuple[int, int, int, int, int]:
-    """One step of what an adaptive ring learns, for tests: (max_ns, window_ns, mean_ns, patience, countdown)
-    after *event*; *ns* is the gap, for `reset` the new max_ns."""
+    spin: tuple[int, int, int, int, int, int], event: Literal["hit", "missed", "slept", "reset"], ns: int, /
+) -> tuple[int, int, int, int, int, int]:
+    """One step of what an adaptive ring learns, for tests: (max_ns, window_ns, mean_ns, patience, countdown,
+    forgiving) after *event*; *ns* is the gap, for `reset` the new max_ns."""
 
 class Violation(Exception):
     """The peer wrote nonsense into its window; the link does nothing any more."""
@@ -199,7 +199,8 @@ class Pump:
         kid: this kernel; its MAC is core.addresses.mac(kid).
         relay: forward the frames of other kernels and flood theirs: the primary's task.
         budget: frames a link, or the TAP, may move before the others get their turn.
-        poll_us: how long an idle pump polls, yielding its core, before it sleeps.
+        poll_us: the longest an idle pump polls, yielding its core, before it sleeps: spin_max_us of the
+            adaptive mode that all start in.
     """
 
     def __new__(
@@ -238,13 +239,20 @@ class Pump:
     def inject(self, frame: Buffer, /) -> bool:
         """Send *frame* (Ethernet header first, 14 to 65550 bytes) as if the guest had; False: queue full."""
 
+    def set_mode(self, kid: int | None, mode: Mode, spin_max_us: int = 20) -> None:
+        """Wait so for frames of *kid*, attached or not; None: of every kernel, and of the guest.
+
+        An idle pump polls for as long as any of them asks for; see `Link.set_mode`.
+        """
+
     def set_link_up(self, up: bool, /) -> None:
         """Carrier: while down, frames of the guest and for the guest are dropped and counted."""
 
     def counters(self) -> dict[str, int]:
         """By name: `tx_` (from the guest) and `rx_` (to it) frames and bytes, `injected_frames`,
         `relayed_frames`, `flooded_frames`, every `drop_<reason>`, `ring_full`, `stalls`, `wrong_guesses`,
-        `violations`, `upcalls`, `sleeps`, `rounds`, and `kicks` and `kicks_suppressed` of all its links."""
+        `violations`, `upcalls`, `sleeps`, `kicks_spurious`, `spin_hits`, `spin_misses`, `rounds`, and `kicks`
+        and `kicks_suppressed` of all its links."""
 
     def capture_open(
         self,

@@ -18,7 +18,7 @@ STEPS = st.lists(st.tuples(st.sampled_from(get_args(Event)), st.integers(0, 500 
 @given(MAXIMA, STEPS)
 def test_the_native_steps_are_those_of_the_model(max_ns: int, steps: list[tuple[Event, int]]) -> None:
     model = Spin(max_ns)
-    native = learn((0, 0, 0, 0, 0), "reset", max_ns)
+    native = learn((0, 0, 0, 0, 0, 0), "reset", max_ns)
     assert native == model.state()
     for event, ns in steps:
         gap_ns = ns // US * US if event == "reset" else ns
@@ -62,6 +62,18 @@ def test_a_ring_whose_data_comes_soon_again_spins_again() -> None:
     assert spin.window_ns > 5 * US
 
 
+def test_one_miss_among_hits_is_forgiven() -> None:
+    spin = Spin(20 * US)
+    spin.missed()
+    assert spin.window_ns == 10 * US, "not without a hit before"
+    for _ in range(100):
+        spin.hit(15 * US)
+        spin.missed()
+    assert spin.window_ns == 20 * US
+    spin.missed()
+    assert spin.window_ns == 10 * US
+
+
 def test_tries_that_fail_become_rare() -> None:
     """Data just too late for a spin: of ten thousand waits few spin."""
     spin, spun = Spin(20 * US), 0
@@ -76,7 +88,7 @@ def test_tries_that_fail_become_rare() -> None:
 
 @pytest.mark.parametrize("event", ["hit", "missed", "slept"])
 def test_who_must_not_spin_never_does(event: Event) -> None:
-    spin = learn((1, 1, 1, 1, 1), "reset", 0)
+    spin = learn((1, 1, 1, 1, 1, 1), "reset", 0)
     for _ in range(10):
         spin = learn(spin, event, 0)
         assert spin[1] == 0

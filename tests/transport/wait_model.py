@@ -14,6 +14,7 @@ class Spin:
     mean_ns: int = 0
     patience: int = 1
     countdown: int = 1
+    forgiving: int = 0
 
     def __post_init__(self) -> None:
         self.window_ns = self.mean_ns = self.max_ns
@@ -22,10 +23,13 @@ class Spin:
         """It came while we spun, after *gap_ns*."""
         self.mean_ns += min(gap_ns, self.max_ns) // 8 - self.mean_ns // 8
         self.window_ns = min(self.max_ns, max(4 * self.mean_ns, self.max_ns // 4))
-        self.patience = self.countdown = 1
+        self.patience = self.countdown = self.forgiving = 1
 
     def missed(self, _gap_ns: int = 0) -> None:
         """We spun for nothing."""
+        if self.forgiving:
+            self.forgiving = 0
+            return
         self.window_ns //= 2
         if self.window_ns < self.max_ns // 8:
             self.window_ns = 0
@@ -44,5 +48,6 @@ class Spin:
     def reset(self, max_ns: int) -> None:
         self.__init__(max_ns)  # type: ignore[misc]
 
-    def state(self) -> tuple[int, int, int, int, int]:
-        return self.max_ns, self.window_ns, self.mean_ns, self.patience, self.countdown
+    def state(self) -> tuple[int, int, int, int, int, int]:
+        spin = self.max_ns, self.window_ns, self.mean_ns
+        return *spin, self.patience, self.countdown, self.forgiving

@@ -313,16 +313,17 @@ static PyObject *link_mode(PyObject *object, PyObject *number) {
     return PyUnicode_FromString(WAIT_MODE_NAME[waiter_mode(&self->sides[IN][ring].waiter)]);
 }
 
-/* For tests: one step of what adaptive learns, as (max_ns, window_ns, mean_ns, patience, countdown). */
+/* For tests: one step of what adaptive learns, as (max_ns, window_ns, mean_ns, patience, countdown,
+ * forgiving). */
 static PyObject *native_learn(PyObject *module, PyObject *args) {
     (void)module;
     unsigned long long max_ns, window_ns, mean_ns, gap_ns;
-    unsigned int patience, countdown;
+    unsigned int patience, countdown, forgiving;
     const char *what;
-    if (!PyArg_ParseTuple(args, "(KKKII)sK", &max_ns, &window_ns, &mean_ns, &patience, &countdown, &what,
-                          &gap_ns))
+    if (!PyArg_ParseTuple(args, "(KKKIII)sK", &max_ns, &window_ns, &mean_ns, &patience, &countdown, &forgiving,
+                          &what, &gap_ns))
         return NULL;
-    struct spin spin = {max_ns, window_ns, mean_ns, patience, countdown};
+    struct spin spin = {max_ns, window_ns, mean_ns, patience, countdown, forgiving};
     if (strcmp(what, "hit") == 0)
         spin_hit(&spin, gap_ns);
     else if (strcmp(what, "missed") == 0)
@@ -331,8 +332,9 @@ static PyObject *native_learn(PyObject *module, PyObject *args) {
         spin_slept(&spin, gap_ns);
     else
         spin_reset(&spin, gap_ns);
-    return Py_BuildValue("(KKKII)", (unsigned long long)spin.max_ns, (unsigned long long)spin.window_ns,
-                         (unsigned long long)spin.mean_ns, spin.patience, spin.countdown);
+    return Py_BuildValue("(KKKIII)", (unsigned long long)spin.max_ns, (unsigned long long)spin.window_ns,
+                         (unsigned long long)spin.mean_ns, spin.patience, spin.countdown,
+                         spin.forgiving);
 }
 
 #define FAST(function) ((PyCFunction)(void (*)(void))(function))

@@ -62,6 +62,14 @@ static void accept_frame(Pump *pump, struct port *from, const uint8_t *frame, ui
         flood(pump, frame, size, from, NULL);
 }
 
+/* Work came from a source; if that ended an idle time, the source learns. True: it was a spin that it ended. */
+static bool source_found(Pump *pump, struct waiter *waiter) {
+    if (!pump->idle_since_ns && !waiter->since_ns)
+        return false;
+    waiter_found(waiter, pump->idle_since_ns, clock_ns());
+    return pump->idle_since_ns != 0;
+}
+
 /* How many frames came. */
 static int receive_from(Pump *pump, struct port *port) {
     struct consumer *in = port->in;
@@ -82,6 +90,10 @@ static int receive_from(Pump *pump, struct port *port) {
         }
     }
     consumer_release(in);
+    if (done && source_found(pump, &pump->waiters[port_kid(pump, port)]))
+        add(&in->counters->spin_hits, 1);
+    if (done == pump->budget && in->produced_seen != in->taken)
+        add(&in->counters->budget_exhausted, 1);
     return done;
 }
 
@@ -161,8 +173,16 @@ static int pump_once(Pump *pump) {
     retire_broken(pump);
     for (int i = 0; i < pump->active_count; i++)
         done += receive_from(pump, pump->active[i]);
-    done += send_from_guest(pump);
+    int sent = send_from_guest(pump);
     publish_all(pump);
+    if (sent)
+        source_found(pump, &pump->tap_waiter);
+    done += sent;
+    pump->counters.spin_hits += done && pump->idle_since_ns;
+    pump->counters.kicks_spurious += pump->rung && !done;
+    pump->rung = false;
+    if (done)
+        pump->idle_since_ns = 0;
     return done;
 }
 
@@ -212,6 +232,14 @@ static void watch_tap(Pump *pump) {
     pump->tap_watched = watch;
 }
 
+static void count_sleep(Pump *pump) {
+    pump->counters.sleeps++;
+    for (int i = 0; i < pump->active_count; i++)
+        add(&pump->active[i]->in->counters->armed, 1);
+    if (waits_for_room(pump))
+        add(&pump->waiting_for->out->counters->armed_for_room, 1);
+}
+
 static void sleep_until_kicked(Pump *pump) {
     declare_all(pump);
     fence();
@@ -220,7 +248,7 @@ static void sleep_until_kicked(Pump *pump) {
         return;
     }
     watch_tap(pump);
-    pump->counters.sleeps++;
+    count_sleep(pump);
     int timeout_ms = sleep_ms(pump);
     struct epoll_event events[SOURCES];
     gate_leave(&pump->gate);
@@ -228,21 +256,56 @@ static void sleep_until_kicked(Pump *pump) {
     gate_enter(&pump->gate);
     disarm_all(pump);
     for (int i = 0; i < count; i++)
-        if (events[i].data.u32 == SOURCE_BELL)
+        if (events[i].data.u32 == SOURCE_BELL) {
             drain(pump->bell);
-        else if (events[i].data.u32 == SOURCE_CONTROL)
+            pump->rung = true;
+        } else if (events[i].data.u32 == SOURCE_CONTROL)
             drain(pump->control);
         else if (events[i].events & (EPOLLERR | EPOLLHUP))
             pump->tap_gone = true;
 }
 
+/* ---- idle */
+
+/* How long one source would spin; if at all, what it gets from now on it did not sleep for. */
+static uint64_t source_window_ns(struct waiter *waiter) {
+    uint64_t window_ns = waiter_window_ns(waiter);
+    if (window_ns)
+        waiter->since_ns = 0;
+    return window_ns;
+}
+
+static uint64_t longest_of(Pump *pump) {
+    uint64_t longest_ns = source_window_ns(&pump->tap_waiter);
+    for (int i = 0; i < pump->active_count; i++) {
+        uint64_t window_ns = source_window_ns(&pump->waiters[port_kid(pump, pump->active[i])]);
+        longest_ns = window_ns > longest_ns ? window_ns : longest_ns;
+    }
+    return longest_ns;
+}
+
+static void all_sources_missed(Pump *pump) {
+    pump->counters.spin_misses += pump->window_ns != 0;
+    waiter_missed(&pump->tap_waiter, pump->idle_since_ns);
+    for (int i = 0; i < pump->active_count; i++) {
+        struct waiter *waiter = &pump->waiters[port_kid(pump, pump->active[i])];
+        if (waiter_window_ns(waiter))
+            add(&pump->active[i]->in->counters->spin_misses, 1);
+        waiter_missed(waiter, pump->idle_since_ns);
+    }
+}
+
 /* Nothing to do: is it too early to sleep? Others may run meanwhile, perhaps those we wait for. */
-static bool poll_a_while(Pump *pump, uint64_t *idle_since_ns) {
+static bool poll_a_while(Pump *pump) {
     uint64_t now_ns = clock_ns();
-    if (*idle_since_ns == 0)
-        *idle_since_ns = now_ns;
-    if (now_ns - *idle_since_ns >= pump->poll_ns)
+    if (pump->idle_since_ns == 0) {
+        pump->idle_since_ns = now_ns;
+        pump->window_ns = longest_of(pump);
+    }
+    if (now_ns - pump->idle_since_ns >= pump->window_ns) {
+        all_sources_missed(pump);
         return false;
+    }
     gate_leave(&pump->gate);
     sched_yield();
     gate_enter(&pump->gate);
@@ -250,15 +313,12 @@ static bool poll_a_while(Pump *pump, uint64_t *idle_since_ns) {
 }
 
 static void pump_loop(Pump *pump) {
-    uint64_t idle_since_ns = 0;
     gate_enter(&pump->gate);
     while (!atomic_load_explicit(&pump->stopping, memory_order_relaxed)) {
         gate_let_others_in(&pump->gate);
-        if (pump_once(pump))
-            idle_since_ns = 0;
-        else if (!poll_a_while(pump, &idle_since_ns)) {
+        if (!pump_once(pump) && !poll_a_while(pump)) {
+            pump->idle_since_ns = 0;
             sleep_until_kicked(pump);
-            idle_since_ns = 0;
         }
     }
     gate_leave(&pump->gate);

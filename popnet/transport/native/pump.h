@@ -4,7 +4,10 @@
  * directions:
  *
  *   once around:  each link -> TAP (budget frames each);  TAP -> links (budget);  publish;  if any: again
- *   nothing:      poll for poll_us, yielding the core each time;  arm every ring, FENCE, look again, sleep
+ *   nothing:      poll for a while, yielding the core each time;  arm every ring, FENCE, look again, sleep
+ *
+ * How long the while is, each source says by its mode (wait.h): the frames ring of each link, and the TAP.
+ * The longest window counts; all of them learn from what comes of it.
  *
  * Where a frame from the TAP goes (MAC prefix + kid is the address of a kernel):
  *   own link to that kid         read straight into the ring of the last such link; a wrong guess is a copy
@@ -70,6 +73,9 @@ static const uint8_t MAC_PREFIX[5] = {0x02, 'p', 'o', 'p', 'n'};
     X(violations)         /* links retired for nonsense */                                                \
     X(upcalls)            /* times Python was called */                                                   \
     X(sleeps)                                                                                             \
+    X(kicks_spurious)     /* times the doorbell woke us, and there was nothing */                         \
+    X(spin_hits)          /* idle spins that ended with a frame */                                        \
+    X(spin_misses)        /* idle spins that found nothing */                                             \
     X(rounds)             /* of the loop */
 /* clang-format on */
 
@@ -109,13 +115,16 @@ typedef struct {
     int kid;
     bool relay;
     int budget;
-    uint64_t poll_ns;
     struct gate gate;
     atomic_bool stopping;
     bool running; /* the GIL's */
 
     /* all below: inside the gate only */
     bool link_up, tap_gone, tap_watched;
+    bool rung;                   /* the doorbell woke us, and we have not looked yet */
+    struct waiter waiters[KIDS]; /* by kid, also of kernels that are not attached */
+    struct waiter tap_waiter;
+    uint64_t idle_since_ns, window_ns; /* 0: not idle; else since when, and how long to spin */
     struct port ports[KIDS];
     struct port *active[KIDS]; /* those in use, packed */
     int active_count;

@@ -41,7 +41,9 @@ static PyObject *pump_new(PyTypeObject *type, PyObject *args, PyObject *keywords
     self->kid = kid;
     self->relay = relay;
     self->budget = budget;
-    self->poll_ns = (uint64_t)poll_us * 1000;
+    waiter_set(&self->tap_waiter, WAIT_ADAPTIVE, (uint64_t)poll_us * 1000);
+    for (int i = 0; i < KIDS; i++)
+        waiter_set(&self->waiters[i], WAIT_ADAPTIVE, (uint64_t)poll_us * 1000);
     self->link_up = true;
     pthread_mutex_init(&self->gate.inside, NULL);
     pthread_mutex_init(&self->gate.next, NULL);
@@ -131,6 +133,8 @@ static Link *port_exchange(Pump *pump, int kid, Link *link) {
         port->out = &link->out[FRAMES];
         port->in = &link->in[FRAMES];
     }
+    pump->waiters[kid].since_ns = 0;
+    pump->idle_since_ns = 0;
     pump->asked_ns[kid] = 0;
     pump->wanted[kid / 64] &= ~(1ull << (kid % 64));
     pump->violated[kid / 64] &= ~(1ull << (kid % 64));
@@ -243,6 +247,35 @@ static PyObject *pump_inject(PyObject *object, PyObject *data) {
     }
     PyBuffer_Release(&buffer);
     return injected ? PyBool_FromLong(queued) : NULL;
+}
+
+/* Inside the gate: how to wait for frames of one kernel, or (kid < 0) of all and of the guest. */
+static void set_modes(Pump *pump, int kid, enum wait_mode mode, uint64_t spin_max_ns) {
+    for (int i = 0; i < KIDS; i++)
+        if (kid < 0 || kid == i)
+            waiter_set(&pump->waiters[i], mode, spin_max_ns);
+    if (kid < 0)
+        waiter_set(&pump->tap_waiter, mode, spin_max_ns);
+    pump->idle_since_ns = 0;
+}
+
+static PyObject *pump_set_mode(PyObject *object, PyObject *args, PyObject *keywords) {
+    static char *names[] = {"kid", "mode", "spin_max_us", NULL};
+    Pump *self = (Pump *)object;
+    PyObject *number;
+    int spin_max_us = SPIN_MAX_US_DEFAULT;
+    const char *name;
+    enum wait_mode mode;
+    uint64_t spin_max_ns;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "Os|i", names, &number, &name, &spin_max_us) ||
+        !as_mode(name, &mode) || !as_spin_max(spin_max_us, &spin_max_ns))
+        return NULL;
+    long kid = number == Py_None ? -1 : PyLong_AsLong(number);
+    if (number != Py_None && ((kid == -1 && PyErr_Occurred()) || !kid_in_range((int)kid)))
+        return NULL;
+    VISIT(self, set_modes(self, (int)kid, mode, spin_max_ns));
+    kick(self->control);
+    Py_RETURN_NONE;
 }
 
 static PyObject *pump_set_link_up(PyObject *object, PyObject *up) {
@@ -450,6 +483,7 @@ static PyMethodDef pump_methods[] = {
     {"violations", pump_violations, METH_NOARGS, NULL},
     {"inject", pump_inject, METH_O, NULL},
     {"set_link_up", pump_set_link_up, METH_O, NULL},
+    {"set_mode", (PyCFunction)(void (*)(void))pump_set_mode, METH_VARARGS | METH_KEYWORDS, NULL},
     {"counters", pump_get_counters, METH_NOARGS, NULL},
     {"capture_open", pump_capture_open, METH_VARARGS, NULL},
     {"capture_read", pump_capture_read, METH_VARARGS, NULL},

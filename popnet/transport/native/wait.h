@@ -9,7 +9,8 @@
  * follows what comes of spinning, between 0 and spin_max_ns (compare KVM's halt polling):
  *
  *   hit         it came while we spun     window = 4 x the mean gap (EWMA, 1/8), at least spin_max / 4
- *   missed      we spun for nothing       half the window; below an eighth of spin_max it is 0
+ *   missed      we spun for nothing       half the window; below an eighth of spin_max it is 0. The first
+ *                                         miss after a hit is forgiven: somebody may have had the core
  *   slept       it came while we slept    with a window of 0 and a gap that a spin might have caught (8 x
  *                                         spin_max: wake-ups of both sides are in it): after `countdown` of
  *                                         these, try a full window again; `patience` doubles with each try
@@ -39,6 +40,7 @@ static const char *const WAIT_MODE_NAME[WAIT_MODES] = {"poll", "adaptive", "inte
 struct spin {
     uint64_t max_ns, window_ns, mean_ns;
     uint32_t patience, countdown;
+    uint32_t forgiving; /* misses: 1 after a hit, else 0 */
 };
 
 struct waiter {
@@ -58,10 +60,14 @@ static inline void spin_hit(struct spin *s, uint64_t gap_ns) {
     uint64_t window_ns = 4 * s->mean_ns, least_ns = s->max_ns / 4;
     window_ns = window_ns > least_ns ? window_ns : least_ns;
     s->window_ns = window_ns < s->max_ns ? window_ns : s->max_ns;
-    s->patience = s->countdown = 1;
+    s->patience = s->countdown = s->forgiving = 1;
 }
 
 static inline void spin_missed(struct spin *s) {
+    if (s->forgiving) {
+        s->forgiving = 0;
+        return;
+    }
     s->window_ns /= 2;
     if (s->window_ns >= s->max_ns / 8)
         return;
