@@ -20,7 +20,7 @@ import contextlib
 import logging
 import socket
 import struct
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, Final
@@ -28,16 +28,15 @@ from typing import Any, Final
 from popnet.core import limits
 from popnet.core.errors import (
     LinkViolation,
-    NoSuchKernel,
     NoSuchService,
     Overloaded,
     PopnetError,
     Refused,
 )
-from popnet.machine.names import KERNEL_SERVICES, SERVICE_NAME_MAX
+from popnet.kernel.permits import Permits
+from popnet.kernel.poster import Poster
 from popnet.message.endpoint import Endpoint
-from popnet.message.kinds import KIND_MAX, USER_FIRST
-from popnet.message.notice import Change, Notice
+from popnet.message.notice import Notice
 from popnet.message.stream import Stream
 from popnet.message.streamshell import LinkStream
 from popnet.program.greeting import PROGRAM_FIRST, Greeting, refusal
@@ -59,15 +58,8 @@ kernel."""
 REGISTERED_MAX: Final = 256
 """Services, kinds of messages and kinds of calls that all programs may have registered."""
 
-WAITING_MAX: Final = limits.QUEUE_SIZE_MAX // 4
-"""Bytes that may wait for a kernel before messages of programs to it are dropped; the kernel's own may be
-more."""
-
 WATCHES_MAX: Final = limits.WATCHES_MAX // 2
 """Patterns that all programs may watch: half of what their kernel may."""
-
-UNSENT_MAX: Final = 64
-"""Messages to one kernel that wait while the first link to it is made."""
 
 CALL_TIMEOUT_S: Final = 60.0
 """Seconds a program may take to answer: how long its caller waits is not on the wire."""
@@ -99,9 +91,9 @@ class Programs:
         say: Callable[[str, str], None],
     ) -> None:
         self._endpoint = endpoint
-        self._connect = connect
+        self._poster = Poster(endpoint, connect, self.count)
         self._whoami = whoami
-        self._allowed = None if services is None else frozenset(services)
+        self._permits = Permits(whoami, services, self.count)
         self._say = say
         self._listener: socket.socket | None = None
         self._programs: dict[int, tuple[Hosted, int]] = {}  # by number, with the uid
@@ -109,7 +101,6 @@ class Programs:
         self._last_number = PROGRAM_FIRST - 1
         self._owners: dict[tuple[str, str | int], Hosted] = {}
         self._watches: dict[tuple[Hosted, int], int] = {}  # program and its number -> the endpoint's number
-        self._unsent: dict[int, deque[tuple[int, bytes, bool]]] = {}
         self._streams = 0
         self._calls = 0
         self._counters: Counter[str] = Counter()
@@ -126,6 +117,7 @@ class Programs:
             asyncio.get_running_loop().remove_reader(self._listener)
             self._listener.close()
             self._listener = None
+        await self._poster.stop()
         tasks = tuple(self._tasks)
         for task in tasks:
             task.cancel()
@@ -246,13 +238,13 @@ class Programs:
     def _key(self, what: Mapping[str, Any]) -> tuple[str, str | int]:
         match what:
             case {"service": str(name)}:
-                self._check_service(name)
+                self._permits.check_service(name)
                 return "service", name
             case {"messages": int(kind)}:
-                self._check_kind(kind)
+                self._permits.check_kind(kind)
                 return "messages", kind
             case {"calls": int(kind)}:
-                self._check_kind(kind)
+                self._permits.check_kind(kind)
                 return "calls", kind
         raise LinkViolation("a registration names a service, messages or calls")
 
@@ -291,30 +283,30 @@ class Programs:
     # What they want of others
 
     async def open(self, kid: int, service: str, params: dict[str, Any]) -> LinkStream:
-        self._check_service(service)
-        self._check_kid(kid)
+        self._permits.check_service(service)
+        self._permits.check_kid(kid)
         stream = await self._endpoint.open(kid, service, params)
         assert isinstance(stream, LinkStream)
         return stream
 
     async def call(self, kid: int, kind: int, body: bytes, timeout_s: float, high: bool) -> bytes:
-        self._check_kind(kind)
-        self._check_kid(kid)
+        self._permits.check_kind(kind)
+        self._permits.check_kid(kid)
         with self._call_place():
             return await self._endpoint.call(kid, kind, body, timeout_s, high)
 
     async def send_to(self, kid: int, service: str, body: bytes, timeout_s: float, high: bool) -> None:
-        self._check_service(service)
-        self._check_kid(kid)
-        if self._endpoint.waiting_size(kid) > WAITING_MAX:
+        self._permits.check_service(service)
+        self._permits.check_kid(kid)
+        if not self._poster.has_room(kid):
             raise Overloaded(f"too much waits to be sent to kernel {kid}")
         with self._call_place():
             await self._endpoint.send(kid, service, body, high, timeout_s)
         self.count("posted")
 
     async def call_of(self, kid: int, service: str, body: bytes, timeout_s: float, high: bool) -> bytes:
-        self._check_service(service)
-        self._check_kid(kid)
+        self._permits.check_service(service)
+        self._permits.check_kid(kid)
         with self._call_place():
             return await self._endpoint.call_service(kid, service, body, timeout_s, high)
 
@@ -327,7 +319,7 @@ class Programs:
             raise LinkViolation(f"watch {number} is there already")
 
         def noticed(notice: Notice) -> None:
-            if self._may_see(notice):
+            if self._permits.may_see(notice):
                 program.notice(number, notice)
 
         self._watches[program, number] = self._endpoint.watch(pattern, noticed)
@@ -339,81 +331,12 @@ class Programs:
 
     def post(self, kid: int, kind: int, body: bytes, high: bool) -> None:
         try:
-            self._check_kind(kind)
-            self._check_kid(kid)
+            self._permits.check_kind(kind)
+            self._permits.check_kid(kid)
         except PopnetError:
             self.count("dropped")
-            return
-        if kid in self._unsent:
-            self._keep(kid, kind, body, high)
-        elif kid == self._whoami.kid or kid in self._endpoint.generations():
-            self._post(kid, kind, body, high)
         else:
-            self._unsent[kid] = deque()
-            self._keep(kid, kind, body, high)
-            task = asyncio.get_running_loop().create_task(self._send_unsent(kid))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-
-    def _post(self, kid: int, kind: int, body: bytes, high: bool) -> None:
-        room = self._endpoint.waiting_size(kid) <= WAITING_MAX
-        went = room and self._endpoint.post(kid, kind, body, high)
-        self.count("posted" if went else "dropped")
-
-    def _keep(self, kid: int, kind: int, body: bytes, high: bool) -> None:
-        unsent = self._unsent[kid]
-        if len(unsent) >= UNSENT_MAX or sum(len(item[1]) for item in unsent) + len(body) > WAITING_MAX:
-            self.count("dropped")
-        else:
-            unsent.append((kind, body, high))
-
-    async def _send_unsent(self, kid: int) -> None:
-        """Make the first link to a kernel that messages go to, then send what waits for it."""
-        try:
-            await self._connect(kid)
-        except PopnetError:
-            self._counters["dropped"] += len(self._unsent[kid])
-            return
-        else:
-            for kind, body, high in self._unsent[kid]:
-                self._post(kid, kind, body, high)
-        finally:
-            del self._unsent[kid]
-
-    # What they may
-
-    def _check_service(self, service: str) -> None:
-        own = f"kernel {self._whoami.kernel} does not let its programs use the service {service!r}"
-        if service in KERNEL_SERVICES:
-            self.count("forbidden")
-            raise Refused(own, "it belongs to the kernels themselves")
-        if self._allowed is not None and service not in self._allowed:
-            self.count("forbidden")
-            raise Refused(own, f"add it to `services` of {self._whoami.kernel} in the machine file")
-        if not 0 < len(service) <= SERVICE_NAME_MAX:
-            raise Refused(f"a service has a name of 1 to {SERVICE_NAME_MAX} letters")
-
-    def _may_see(self, notice: Notice) -> bool:
-        """Whether a program may learn of this change: of every kernel, and of the services that it may
-        use."""
-        if notice.change in (Change.KERNEL_UP, Change.KERNEL_DOWN):
-            return True
-        mine = self._allowed is None or notice.name in self._allowed
-        return mine and notice.name not in KERNEL_SERVICES
-
-    def _check_kind(self, kind: int) -> None:
-        """Kinds have no names, so a kernel with a list of services lets its programs use none."""
-        if self._allowed is not None:
-            self.count("forbidden")
-            own = f"kernel {self._whoami.kernel} lets its programs use listed services only, no kinds"
-            raise Refused(own, f"take `services` of {self._whoami.kernel} out of the machine file")
-        if not USER_FIRST <= kind <= KIND_MAX:
-            self.count("forbidden")
-            raise Refused(f"kind {kind} is not for programs", f"kinds from {USER_FIRST} to {KIND_MAX} are")
-
-    def _check_kid(self, kid: int) -> None:
-        if kid not in self._whoami.kernels.values():
-            raise NoSuchKernel(f"machine {self._whoami.machine} has no kernel with the number {kid}")
+            self._poster.post(kid, kind, body, high)
 
     # Places
 

@@ -20,7 +20,7 @@ from popnet.core.errors import (
     StreamClosed,
     Unavailable,
 )
-from popnet.kernel import programs
+from popnet.kernel import poster, programs
 from popnet.kernel.programs import PLACES, PROGRAMS_MAX
 from popnet.message.kinds import USER_FIRST, Ring
 from popnet.message.stream import Stream
@@ -573,12 +573,12 @@ async def test_messages_wait_for_the_first_link(tmp_path: Path) -> None:
             here.ends.join()
 
         here.connect = connect  # type: ignore[method-assign]
-        for n in range(programs.UNSENT_MAX + 5):
+        for n in range(poster.UNSENT_MAX + 5):
             assert client.post("k2", KIND, b"%d" % n)
         await client.flush()
         may.set()
-        await until(lambda: len(got) == programs.UNSENT_MAX)
-        assert got == [b"%d" % n for n in range(programs.UNSENT_MAX)]
+        await until(lambda: len(got) == poster.UNSENT_MAX)
+        assert got == [b"%d" % n for n in range(poster.UNSENT_MAX)]
         assert here.a.counters()["dropped"] == 5
 
 
