@@ -44,8 +44,9 @@ def bench_verb(
     """Measure messages between two processes, popnet beside its rivals.
 
     Each wire is measured in two processes on two CPUs: round trips, of which one way is half, and a stream in
-    one direction. Rounds are interleaved; the figures are medians, and the noise is the spread of the rounds,
-    (largest - smallest) / median. What is not installed is listed, with the way to get it.
+    one direction. Rounds are interleaved; the figures are medians, BEST is the best round, and the noise is
+    the spread of the rounds, (largest - smallest) / median. What is not installed is listed, with the way to
+    get it.
     """
     import tempfile
 
@@ -122,6 +123,7 @@ COLUMNS: Final = (
     ),
     Column("MODE", lambda row: str(row["mode"])),
     Column("ONE WAY µs", lambda row: _us(row["one_way_us"]["p50"]), right=True),
+    Column("BEST", lambda row: _us(row["one_way_us"]["best"]), right=True),
     Column("p99", lambda row: _us(row["one_way_us"]["p99"]), right=True),
     Column("NOISE", lambda row: f"{row['one_way_us']['spread']:.0%}", right=True),
     Column("VS UNIX", lambda row: f"{row['ratio']:.3f}" if row["ratio"] else "-", right=True),

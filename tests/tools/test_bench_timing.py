@@ -1,5 +1,6 @@
 """How wires are measured: nothing but a wire that carries every byte gets figures."""
 
+import contextlib
 import queue
 import threading
 from collections.abc import Callable
@@ -25,6 +26,10 @@ HANG_UP = b""
 Spoil = Callable[[bytes], bytes | None]
 
 
+class HungUp(Exception):
+    """The leader gave up."""
+
+
 class QueueWire(Base):
     """A wire in memory, which may spoil what it carries (None: lose it)."""
 
@@ -39,7 +44,7 @@ class QueueWire(Base):
     def receive(self) -> bytes:
         data = self._into.get(timeout=PATIENCE_S)
         if data == HANG_UP:
-            raise SystemExit  # ends this thread alone
+            raise HungUp
         return data
 
 
@@ -66,7 +71,12 @@ def measured(spoil: Spoil, size: int = 64) -> object:
         lambda: QueueWire(one, other, lambda data: data), lambda: QueueWire(other, one, spoil)
     )
     control = QueueControl()
-    follower = threading.Thread(target=roles.follow, args=(control, size))
+
+    def follow() -> None:
+        with contextlib.suppress(HungUp):
+            roles.follow(control, size)
+
+    follower = threading.Thread(target=follow)
     follower.start()
     try:
         return roles.lead(control, size, 0.001)
