@@ -19,7 +19,7 @@
 #define RECORDS_MAX 8
 
 static struct lab lab;
-static uint8_t bytes[EARLIER + RECORDS_MAX][1u << 15]; /* what each record shall be */
+static uint8_t bytes[EARLIER + RECORDS_MAX][2048]; /* what each record shall be */
 
 static void put_all(uint32_t size, uint32_t records) {
     struct producer *p = &lab.producer;
@@ -57,6 +57,8 @@ static bool kill_after(long steps, uint32_t size, uint32_t records) {
         child(size, records);
     int status = wait_for(pid);
     bool stopped = WIFSTOPPED(status) && WSTOPSIG(status) == SIGSTOP, running = true;
+    if (stopped && ptrace(PTRACE_SETOPTIONS, pid, NULL, PTRACE_O_EXITKILL) < 0)
+        die("exit kill");
     for (; stopped && running && steps > 0; steps--) {
         if (ptrace(PTRACE_SINGLESTEP, pid, NULL, NULL) < 0)
             die("single step");
