@@ -33,6 +33,7 @@ VERBS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "boot": ("popnet.cli.kernels", "Boot a kernel that is not running."),
         "kill": ("popnet.cli.kernels", "Stop a kernel at once, as a power failure would."),
         "exec": ("popnet.cli.execute", "Run a command in a kernel."),
+        "mode": ("popnet.cli.modes", "Show or switch how a kernel waits for messages and frames."),
         "console": ("popnet.cli.console", "Attach to a terminal of a kernel."),
         "ssh": ("popnet.cli.secure", "Log into a kernel over its network."),
         "dmesg": ("popnet.cli.journal", "Print a kernel's own log."),

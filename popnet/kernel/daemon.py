@@ -33,6 +33,7 @@ from popnet.kernel.cgroup import Group
 from popnet.kernel.console import Console
 from popnet.kernel.initclient import InitClient
 from popnet.kernel.links import Links, SendOffer
+from popnet.kernel.modes import Modes
 from popnet.kernel.programs import Programs
 from popnet.kernel.services import ExecService, WatchService, serve_dial
 from popnet.kernel.timeline import Timeline
@@ -45,7 +46,7 @@ from popnet.message.stream import Stream
 from popnet.net import capture, nic, tap
 from popnet.program.greeting import Greeting
 from popnet.transport import doorbell
-from popnet.transport._native import Pump
+from popnet.transport._native import Pump, look
 from popnet.transport.handover import create_handover, send_packet
 
 _SSH_PORT: Final = 22
@@ -137,6 +138,10 @@ class Daemon:
         self.endpoint = Endpoint(config.kid, config.generation, self._message_bell, self.links.connect)
         self.endpoint.on_violation = self.links.violated
         self.links.endpoint = self.endpoint
+        self.modes = Modes(config.kernel.cores, lambda: self.links.linked, self.endpoint.poll)
+        self.links.on_link = self.modes.apply
+        if self.modes.spin_max_us:
+            self.endpoint.look = self._look
         self.init = InitClient(prepared.channel, prepared.init_pid, on_exit)
         self.programs: Programs | None = None
         self.consoles: list[Console] = []
@@ -227,7 +232,7 @@ class Daemon:
         self._tap = tap.open_tap("eth0")
         configured = nic.configure("eth0", config.kid, config.subnet, config.subnet6, config.kernel.mtu)
         # A kernel that shares its core must not spin on it while others could run.
-        poll_us = limits.POLL_US if config.kernel.cores >= 1 else 0
+        poll_us = limits.POLL_US if self.modes.spin_max_us else 0
         self.pump = Pump(
             self._tap.fd,
             self._frame_bell,
@@ -237,6 +242,7 @@ class Daemon:
             limits.BUDGET,
             poll_us,
         )
+        self.modes.pump = self.pump
         asyncio.get_running_loop().add_reader(self._upcall, self._pump_calls)
         self.links.start_frames(self.pump)
         self._pump_thread = threading.Thread(target=self.pump.run, name="pump", daemon=True)
@@ -259,6 +265,7 @@ class Daemon:
         self.endpoint.serve("dial", serve_dial)
         self.endpoint.serve("capture", serve_capture)
         self.endpoint.serve("inject", serve_inject)
+        self.endpoint.serve("modes", self.modes.serve)
         self.endpoint.serve("watch", WatchService(self.endpoint))
         self.endpoint.serve("trace", TraceService(self.endpoint))
         self._start_programs()
@@ -315,6 +322,10 @@ class Daemon:
     def on_violation(self, kid: int, reason: str) -> None:
         """A peer's nonsense closed its link; composition that must tell others overrides this."""
 
+    def _look(self) -> bool:
+        """Spin for as long as the rings of messages have learnt that it pays; True: something came."""
+        return look(list(self.links.linked.values()), self.modes.spin_max_us)
+
     def _spawn(self, work: Any) -> None:
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
@@ -334,6 +345,7 @@ class Daemon:
         return {
             "nic": self.pump.counters() if self.pump is not None else {},
             "links": {str(kid): counters for kid, counters in self.links.counters().items()},
+            "modes": self.modes.table(),
             "messages": self.endpoint.counters(),
             "programs": self.programs.counters() if self.programs is not None else {},
         }

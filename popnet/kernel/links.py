@@ -52,6 +52,9 @@ class Links:
     Args:
         send_offer: sends (peer, packet, descriptors) towards a peer.
         on_violation: told (peer, reason) when a peer wrote nonsense and its link was closed.
+
+    Attributes:
+        on_link: told (peer, link) of each link as soon as it is complete.
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class Links:
         self._peers: dict[int, _Peer] = {}
         self._dead: dict[int, int] = {}  # kid -> newest generation known to be dead
         self._mad: dict[int, int] = {}  # kid -> newest generation whose link was closed for nonsense
+        self.on_link: Callable[[int, Link], None] = lambda kid, link: None
         self.endpoint: Endpoint
         self.pump: Pump | None = None
 
@@ -191,6 +195,7 @@ class Links:
         os.close(peer.fd)
         peer.fd = -1
         self.endpoint.add_link(kid, generation, peer.link)
+        self.on_link(kid, peer.link)
         if self.pump is not None:
             self.pump.attach(kid, peer.link)
         if not peer.linked.done():

@@ -188,6 +188,10 @@ class FakeMachine:
                 client_end, kernel_end = pair(service, params)
                 self.start(run_capture(kernel_end, params))
                 return client_end
+            case "modes":
+                client_end, kernel_end = pair(service, params)
+                self.start(tell_modes(kernel_end, params))
+                return client_end
             case "trace":
                 client_end, kernel_end = pair(service, params)
                 self.start(run_trace(kernel_end, name, self.rows[name]["kid"]))
@@ -223,6 +227,26 @@ async def echoing_terminal(stream: Stream, where: str) -> None:
             await stream.send(b"x" * (1 << 20) + b"\r\nflooded\r\n")
         else:
             await stream.send(b"[" + data + b"]")
+
+
+async def tell_modes(stream: Stream, params: dict[str, Any]) -> None:
+    """A kernel with links to 0 and 7: what was asked for, at what was asked for; else adaptive."""
+    asked = {(str(peer), ring): params["mode"] for peer, ring in WHERE if _asked(params, peer, ring)}
+    await stream.close(
+        {
+            "modes": {
+                str(peer): {ring: asked.get((str(peer), ring), "adaptive") for p, ring in WHERE if p == peer}
+                for peer, _ in WHERE
+            }
+        }
+    )
+
+
+WHERE = [(peer, ring) for peer in (0, 7) for ring in ("high", "normal", "frames")]
+
+
+def _asked(params: dict[str, Any], peer: int, ring: str) -> bool:
+    return "mode" in params and params.get("peer", peer) == peer and params.get("ring", ring) == ring
 
 
 async def start_exec(params: dict[str, Any]) -> tuple[asyncio.subprocess.Process, int | None]:
