@@ -6,6 +6,7 @@ import os
 import select
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 from popnet.core.addresses import mac
@@ -27,14 +28,14 @@ def ethernet(to: int | bytes, payload: bytes = b"payload", source: int = 200) ->
 
 
 def eventually(condition: Callable[[], bool]) -> None:
-    """Wait for what only counters tell. Each look at a pump's counters waits for its thread."""
+    """Wait for what only counters tell. Each look at a pump's counters stops its thread, so do not hurry."""
     deadline = threading.Event()
     timer = threading.Timer(PATIENCE_S, deadline.set)
     timer.start()
     try:
         while not condition():
             assert not deadline.is_set(), "it never came to that"
-            os.sched_yield()
+            time.sleep(0.0002)
     finally:
         timer.cancel()
 

@@ -87,7 +87,7 @@ def test_the_mode_of_a_kernel_outlives_its_link() -> None:
             lab.connect(1, 2)
             eventually(lambda: polls(kernel))
             asleep, rounds = kernel.count("sleeps"), kernel.count("rounds")
-            eventually(lambda before=rounds: kernel.count("rounds") > before + 100)  # type: ignore[misc]
+            eventually(lambda before=rounds: kernel.count("rounds") > before + 10)  # type: ignore[misc]
             assert kernel.count("sleeps") == asleep
         asleep = kernel.count("sleeps")
         kernel.pump.detach(2)
@@ -98,14 +98,14 @@ def test_an_idle_pump_stops_spinning() -> None:
     with running((1, 2), bare=(2,)) as lab:
         kernel = idle(lab)
         kernel.pump.set_mode(None, "adaptive", 5)
-        for _ in range(50):  # each wakes the pump, to find nothing
+        for _ in range(12):  # each wakes the pump, to find nothing
             asleep = kernel.count("sleeps")
             kernel.pump.set_link_up(True)
             eventually(lambda before=asleep: kernel.count("sleeps") > before)  # type: ignore[misc]
-        assert 0 < kernel.count("spin_misses") < 15
+        assert 0 < kernel.count("spin_misses") < 7
         assert kernel.count("spin_misses") < kernel.count("sleeps")
-        assert 0 < kernel.links[2].counters()["frames_spin_misses"] < 15
-        assert kernel.links[2].counters()["frames_armed"] > 40
+        assert 0 < kernel.links[2].counters()["frames_spin_misses"] < 7
+        assert kernel.links[2].counters()["frames_armed"] >= 12
 
 
 @pytest.mark.parametrize(("mode", "spin_max_us"), [("interrupt", 20), ("adaptive", 0)])
