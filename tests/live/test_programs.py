@@ -100,6 +100,24 @@ with popnet.connect(attach=ATTACH) as me:
         print(type(error).__name__)
 """
 
+WATCHER = """
+import asyncio, popnet
+
+async def main():
+    async with popnet.connect(attach=ATTACH) as me:
+        notices = asyncio.Queue()
+        await me.watch("service/echo", notices.put_nowait)
+        await me.watch("service/exec", notices.put_nowait)
+        print("watching", flush=True)
+        while True:
+            notice = await notices.get()
+            print(notice.change.value, notice.name, notice.kid, flush=True)
+            if not notice.change.up:
+                return
+
+asyncio.run(main())
+"""
+
 both = pytest.mark.parametrize("attach", [False, True], ids=("socket", "attach"))
 
 
@@ -175,6 +193,17 @@ def test_a_server_that_is_killed_is_told_to_its_callers(three: Lab, attach: bool
         assert re.fullmatch(rb"PeerDied program \d+ of kernel k1 ended\n", out), (out, errors)
     lost = three.popnet(*words("k2", CLIENT, attach), check=False)
     assert "NoSuchService" in lost.stderr, "its service went with it"
+
+
+@both
+def test_a_program_watches_services_come_and_go(three: Lab, attach: bool) -> None:
+    watcher = three.start(*words("k2", WATCHER, attach))
+    assert watcher.stdout is not None
+    assert watcher.stdout.readline() == b"watching\n"
+    with Server(three, "k1", attach):
+        assert watcher.stdout.readline() == b"service-up echo 1\n"
+    out, errors = watcher.communicate(timeout=30)
+    assert out == b"service-down echo 1\n", errors
 
 
 @both
