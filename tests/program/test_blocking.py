@@ -16,8 +16,8 @@ from popnet.program import blocking
 from popnet.program.blocking import BlockingConnection
 from tests.message.ends import echo
 
-from .test_programs import answer_twice, both, fails
-from .village import until, village
+from .test_programs import answer_twice, both
+from .village import fails, until, village
 
 T = TypeVar("T")
 KIND = USER_FIRST
