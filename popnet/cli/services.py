@@ -14,5 +14,5 @@ COLUMNS = (
 @verb("services", lists=True)
 @pass_settings
 def services_verb(settings: Settings) -> None:
-    """List the services that the kernels have registered, by kernel."""
+    """List the services that kernels have registered."""
     print_list(settings, "ServiceList", settings.client().get("/v1/services"), COLUMNS)

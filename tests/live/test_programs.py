@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,25 @@ from tests.live.conftest import _lab
 from tests.live.lab import Lab
 
 ROOT = str(Path(__file__).parents[2])
+
+PYTHON = str(getattr(sys, "_base_executable", sys.executable))
+"""The interpreter below any virtual environment: programs in kernels need popnet and the standard library."""
+
+LIBRARY = Path("/var/tmp") / f"popnet-test-{os.getpid()}"
+"""A copy of popnet where kernels see it: they have a /tmp of their own, and a checkout may be in /tmp."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def library() -> Iterator[None]:
+    LIBRARY.mkdir(mode=0o755)
+    try:
+        shutil.copytree(
+            Path(ROOT) / "popnet", LIBRARY / "popnet", ignore=shutil.ignore_patterns("__pycache__")
+        )
+        yield
+    finally:
+        shutil.rmtree(LIBRARY)
+
 
 MACHINE = """\
 apiVersion: popnet/v1
@@ -130,7 +150,7 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 def words(kernel: str, program: str, attach: bool) -> tuple[str, ...]:
     """The command that runs *program* in *kernel*."""
     text = program.replace("ATTACH", str(attach))
-    return ("exec", "-e", f"PYTHONPATH={ROOT}", kernel, "--", sys.executable, "-c", text)
+    return ("exec", "-e", f"PYTHONPATH={LIBRARY}", kernel, "--", PYTHON, "-B", "-c", text)
 
 
 def run(lab: Lab, kernel: str, program: str, attach: bool) -> list[str]:
