@@ -108,8 +108,8 @@ SERVICES_MAX: Final = 256
 WATCHES_MAX: Final = 64
 """Patterns that a kernel may watch."""
 
-GROUPS_MAX: Final = 64
-"""Groups that a kernel may be in."""
+GROUPS_MAX: Final = 128
+"""Memberships of groups that a kernel may have: half for its programs, one for each that may be connected."""
 
 NOTICES_MAX: Final = 4096
 """Changes that the registry remembers for those that come back; who was away longer compares."""

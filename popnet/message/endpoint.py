@@ -24,7 +24,8 @@ from typing import Any, Final, TypeAlias
 from popnet.core.errors import DeadlineExceeded, PeerDied
 from popnet.message import codec
 from popnet.message.calls import CallHandler, Calls
-from popnet.message.groups import Group, Groups
+from popnet.message.group import Group
+from popnet.message.groups import Groups
 from popnet.message.kinds import KERNEL_FIRST, KIND_MAX, Kind, Ring
 from popnet.message.memory import MemoryLink
 from popnet.message.peer import Peer

@@ -90,8 +90,8 @@ class Kind(IntEnum):
     """The primary to a kernel that watches or is in a group: what changed; see Registry."""
 
     GROUP = 43
-    """A message of a group. The id is the receiver's membership; the body u32 number, then the member's own;
-    see Groups."""
+    """A message of a group. The id is the receiver's membership; the body u32 number, u32 the sender's
+    membership, then the member's own; see Groups."""
 
 
 KERNEL_FIRST: Final = 32

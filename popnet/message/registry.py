@@ -39,7 +39,7 @@ class Sync:
         session: grows when the client no longer knows what has reached it.
         services: name -> (version, port).
         watches: number -> (pattern, sequence number seen last; None: of a watch that has seen nothing).
-        groups: name -> number of the membership, which the client never uses again.
+        groups: name -> numbers of the memberships, which the client never uses again.
     """
 
     kid: int
@@ -47,7 +47,7 @@ class Sync:
     session: int
     services: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     watches: Mapping[int, tuple[str, int | None]] = field(default_factory=dict)
-    groups: Mapping[str, int] = field(default_factory=dict)
+    groups: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ class _Kernel:
     session: int = -1
     services: dict[str, Notice] = field(default_factory=dict)
     watches: dict[int, str] = field(default_factory=dict)
-    groups: dict[str, int] = field(default_factory=dict)
+    groups: dict[str, tuple[int, ...]] = field(default_factory=dict)
     told: set[str] = field(default_factory=set)
     """Groups it has been told a view of: a new session tells them again."""
     blocked: bool = False
@@ -145,11 +145,11 @@ class Registry:
         ]
 
     def groups(self) -> dict[str, list[int]]:
-        """The kids in every group."""
+        """The kids in every group; a kernel that is in it several times is named as often."""
         found: dict[str, list[int]] = {}
         for kid, kernel in sorted(self._kernels.items()):
-            for group in kernel.groups:
-                found.setdefault(group, []).append(kid)
+            for group, numbers in kernel.groups.items():
+                found.setdefault(group, []).extend([kid] * len(numbers))
         return found
 
     def kid_of(self, name: str) -> int | None:
@@ -210,13 +210,13 @@ class Registry:
             for group in sorted(known.told):
                 yield self._view(sync.kid, group)
         for group in sorted({*known.groups, *sync.groups}):
-            number = sync.groups.get(group)
-            if known.groups.get(group) == number:
+            numbers = sync.groups.get(group, ())
+            if known.groups.get(group, ()) == numbers:
                 continue
-            if number is None:
-                del known.groups[group]
+            if numbers:
+                known.groups[group] = numbers
             else:
-                known.groups[group] = number
+                del known.groups[group]
             yield from self._change_view(group, sync.kid)
 
     def _down(self, kid: int, generation: int, reason: str) -> Iterator[Tell]:
@@ -267,9 +267,9 @@ class Registry:
 
     def _view(self, kid: int, group: str) -> Tell:
         members = [
-            [member, kernel.generation, kernel.groups[group]]
+            [member, kernel.generation, number]
             for member, kernel in sorted(self._kernels.items())
-            if group in kernel.groups
+            for number in kernel.groups.get(group, ())
         ]
         view = self._views.get(group, self.seq)
         return self._tell(kid, {"group": group, "view": view, "members": members})

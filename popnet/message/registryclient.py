@@ -37,7 +37,7 @@ class RegistryClient:
 
     Attributes:
         on_view: told (group, view, members) of each view.
-        groups: the memberships, by group; call `changed` after changing it.
+        groups: the numbers of the memberships, by group; call `changed` after changing it.
     """
 
     def __init__(self, endpoint: "Endpoint") -> None:
@@ -47,7 +47,7 @@ class RegistryClient:
         self._kids: dict[str, int] = {}
         self._session = 0
         self._sync_coming = False
-        self.groups: dict[str, int] = {}
+        self.groups: dict[str, tuple[int, ...]] = {}
         self.on_view: OnView = lambda group, view, members: None
 
     def started(self) -> None:
@@ -107,7 +107,7 @@ class RegistryClient:
             self._session,
             self._endpoint.ports.wishes(),
             watches,
-            self.groups,
+            dict(self.groups),
         )
         if not self._endpoint.post(PRIMARY, Kind.REGISTRY, wishes_of(sync)):
             asyncio.get_running_loop().call_later(RETRY_S, self.changed)

@@ -7,7 +7,7 @@ until it does or dies.
 import asyncio
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from popnet.core import limits
 from popnet.core.errors import LinkViolation, NoSuchKernel
@@ -93,7 +93,7 @@ def wishes_of(sync: Sync) -> bytes:
             "session": sync.session,
             "services": {name: list(value) for name, value in sync.services.items()},
             "watches": {str(number): list(value) for number, value in sync.watches.items()},
-            "groups": dict(sync.groups),
+            "groups": {name: list(numbers) for name, numbers in sync.groups.items()},
         },
         separators=(",", ":"),
     ).encode()
@@ -124,16 +124,22 @@ def sync_of(kid: int, value: object) -> Sync:
             session,
             {name: _service(service) for name, service in services.items()},
             {int(number): _watch(watch) for number, watch in watches.items()},
-            {name: _number(number) for name, number in groups.items()},
+            _memberships(groups),
         )
     except ValueError as error:
         raise LinkViolation(f"kernel {kid} wishes nonsense: {error}") from None
 
 
-def _number(value: object) -> int:
-    if not isinstance(value, int):
-        raise ValueError("a number that is none")
-    return value
+def _memberships(groups: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    found: dict[str, tuple[int, ...]] = {}
+    for name, numbers in groups.items():
+        if not isinstance(numbers, list) or not numbers or not all(type(n) is int for n in numbers):
+            raise ValueError("memberships that are none")
+        found[name] = tuple(numbers)
+    every = [number for numbers in found.values() for number in numbers]
+    if len(every) > limits.GROUPS_MAX or len(set(every)) != len(every):
+        raise ValueError("too many memberships, or one twice")
+    return found
 
 
 def _service(value: object) -> tuple[int, int]:

@@ -136,7 +136,7 @@ def test_who_is_blocked_is_told_nothing_until_it_begins_a_session() -> None:
 
 
 def test_wishes_cross_a_link_as_they_are() -> None:
-    sync = Sync(3, 2, 7, {"exec": (1, 4)}, {1: ("kernel/*", None), 2: ("*", 17)}, {"g": 9})
+    sync = Sync(3, 2, 7, {"exec": (1, 4)}, {1: ("kernel/*", None), 2: ("*", 17)}, {"g": (9, 11)})
     assert sync_of(3, json.loads(wishes_of(sync))) == sync
 
 
@@ -152,7 +152,11 @@ def test_wishes_cross_a_link_as_they_are() -> None:
         {"watches": {"x": ["*", None]}},
         {"watches": {"1": ["*" * 200, None]}},
         {"watches": {"1": ["*", "1"]}},
-        {"groups": {"g": "1"}},
+        {"groups": {"g": 1}},
+        {"groups": {"g": []}},
+        {"groups": {"g": ["1"]}},
+        {"groups": {"g": [1], "h": [1]}},
+        {"groups": {"g": list(range(limits.GROUPS_MAX + 1))}},
     ],
 )
 def test_wishes_that_make_no_sense_are_refused(wrong: Any) -> None:
