@@ -255,7 +255,7 @@ class Daemon:
         assert pump is not None
 
         async def serve_capture(stream: Stream) -> None:
-            await capture.serve_capture(stream, pump, name, addresses.mac(self.config.kid))
+            await capture.serve_capture(stream, pump, name, self.config.kid)
 
         async def serve_inject(stream: Stream) -> None:
             await capture.serve_inject(stream, pump)

@@ -8,6 +8,7 @@ from itertools import count
 from typing import Protocol
 
 from popnet.net.filter import CompiledFilter
+from popnet.net.pcapng import packets
 
 CapturedFrame = tuple[int, int, int, bytes]
 """Time (ns since 1970), direction (0 to the guest, 1 from it), original length, bytes kept."""
@@ -38,8 +39,15 @@ class PumpLike(Protocol):
             RuntimeError: as many captures are open as the pump can serve.
         """
 
-    def capture_read(self, capture_id: int, budget: int, /) -> list[CapturedFrame]:
-        """At most *budget* frames, oldest first."""
+    def capture_blocks(self, capture_id: int, interface_id: int, size: int, /) -> tuple[bytes, int, int]:
+        """Frames as blocks of pcapng, oldest first: (blocks, how many frames, time of the last in ns).
+
+        As many as *size* bytes hold, but one if any waits; (b"", 0, 0) says that every frame which had passed
+        before this call was read.
+        """
+
+    def capture_dropped(self, capture_id: int, /) -> int:
+        """How many frames were dropped so far."""
 
     def capture_close(self, capture_id: int, /) -> int:
         """End the capture; returns how many frames were dropped."""
@@ -105,11 +113,20 @@ class FakePump:
         self._captures[capture_id] = _FakeCapture(size, snap_length, compiled, notify_fd)
         return capture_id
 
-    def capture_read(self, capture_id: int, budget: int, /) -> list[CapturedFrame]:
+    def capture_blocks(self, capture_id: int, interface_id: int, size: int, /) -> tuple[bytes, int, int]:
         capture = self._captures[capture_id]
-        frames = [capture.waiting.popleft() for _ in range(min(budget, len(capture.waiting)))]
-        capture.room += sum(len(kept) for *_, kept in frames)
-        return frames
+        blocks, frames, last_ns = b"", 0, 0
+        while capture.waiting:
+            frame = capture.waiting[0]
+            block = packets([frame], interface_id)
+            if blocks and len(blocks) + len(block) > size:
+                break
+            blocks, frames, last_ns = blocks + block, frames + 1, frame[0]
+            capture.room += len(capture.waiting.popleft()[3])
+        return blocks, frames, last_ns
+
+    def capture_dropped(self, capture_id: int, /) -> int:
+        return self._captures[capture_id].dropped
 
     def capture_close(self, capture_id: int, /) -> int:
         return self._captures.pop(capture_id).dropped

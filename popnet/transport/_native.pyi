@@ -283,6 +283,13 @@ class Pump:
         thread is reading it.
         """
 
+    def capture_blocks(self, id: int, interface_id: int, size: int, /) -> tuple[bytes, int, int]:
+        """The same frames as Enhanced Packet Blocks of pcapng: (blocks, how many, time of the last in ns).
+
+        As many whole ones as *size* bytes hold, but at least one if a frame waits; (b"", 0, 0) if none does.
+        Reading again after that has seen every frame that had passed before this call.
+        """
+
     def capture_dropped(self, id: int, /) -> int:
         """Frames that found no room so far."""
 

@@ -83,7 +83,7 @@ async def captured(**params: Any) -> bytes:
     """What a client of `capture` gets when FRAMES pass, in and out by turns, and it then stops."""
     near, far = pair("capture", params)
     pump = FakePump()
-    task = asyncio.create_task(serve_capture(far, pump, "k1/eth0", addresses.mac(1)))
+    task = asyncio.create_task(serve_capture(far, pump, "k1/eth0", 1))
     first = await near.receive()
     assert first is not None
     data = first[1]
@@ -167,7 +167,7 @@ async def traffic(pump: PumpLike) -> tuple[dict[str, Any] | None, bytes]:
     """Broadcast two datagrams from the guest and inject one; the result and the bytes of their capture."""
     near, far = pair("capture", {"filter": "udp port 9999"})
     async with asyncio.TaskGroup() as group:
-        group.create_task(serve_capture(far, pump, "k1/eth0"))
+        group.create_task(serve_capture(far, pump, "k1/eth0", 1))
         first = await near.receive()
         assert first is not None
         data = first[1]

@@ -2,18 +2,20 @@
 
 import asyncio
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from popnet.core import addresses
 from popnet.core.errors import Refused, StreamClosed
 from popnet.core.limits import FRAME_SIZE_MAX
 from popnet.message.stream import Stream, pair
 from popnet.net import capture
 from popnet.net.capture import CaptureRequest, serve_capture, serve_inject
-from popnet.net.pump import CapturedFrame, FakePump
+from popnet.net.pump import FakePump
 from tests.net import frames
 
 ARP = frames.arp(1)
@@ -75,7 +77,7 @@ def packet(body: bytes) -> tuple[int, int, bytes]:
 async def opened(pump: FakePump, **params: Any) -> tuple[Client, asyncio.Task[None]]:
     """A client whose capture has begun: it has read the first two blocks."""
     near, far = pair("capture", params)
-    task = asyncio.create_task(serve_capture(far, pump, "k1/eth0"))
+    task = asyncio.create_task(serve_capture(far, pump, "k1/eth0", 1))
     client = Client(near)
     head = [await client.block(), await client.block()]
     assert [block[0] for block in head if block] == [SECTION, INTERFACE]
@@ -105,7 +107,7 @@ async def test_frames_are_sent_as_they_pass_and_counted_at_the_end() -> None:
 async def test_the_head_comes_before_any_frame_and_names_the_filter_and_the_length() -> None:
     near, far = pair("capture", {"filter": " icmp ", "snap_length": 20})
     pump = FakePump()
-    task = asyncio.create_task(serve_capture(far, pump, "k9/eth0", bytes.fromhex("02706f706e09")))
+    task = asyncio.create_task(serve_capture(far, pump, "k9/eth0", 9))
     client = Client(near)
     await client.block()
     block = await client.block()
@@ -143,25 +145,103 @@ async def test_a_slow_client_loses_frames_of_its_capture_only(monkeypatch: pytes
     await asyncio.gather(slow_task, fast_task)
 
 
-async def test_more_frames_than_a_budget_are_all_sent() -> None:
+async def test_more_frames_than_one_record_holds_are_all_sent() -> None:
     pump = FakePump()
     client, task = await opened(pump)
-    for time_ns in range(200):
+    for time_ns in range(2000):
         pump.frame(time_ns, 1, ARP)
     await client.stream.close()
-    assert [packet(body)[0] for kind, body in await client.rest() if kind == PACKET] == list(range(200))
+    assert [packet(body)[0] for kind, body in await client.rest() if kind == PACKET] == list(range(2000))
     await task
 
 
 async def test_frames_that_pass_after_the_end_do_not_delay_it() -> None:
     class Flooded(FakePump):
-        def capture_read(self, capture_id: int, budget: int, /) -> list[CapturedFrame]:
+        def capture_blocks(self, capture_id: int, interface: int, size: int, /) -> tuple[bytes, int, int]:
             self.frame(1 << 62, 0, ARP)  # captured long after any end of this test
-            return super().capture_read(capture_id, budget)
+            return super().capture_blocks(capture_id, interface, size)
 
     client, task = await opened(Flooded())
     await client.stream.close()
     assert [kind for kind, _ in await client.rest()] == [PACKET, STATISTICS]
+    await task
+
+
+def counts(body: bytes) -> tuple[int, int, int, int]:
+    """(interface, time in ns, captured, dropped) of the body of a block of statistics."""
+    interface, high, low = struct.unpack_from("<III", body)
+    received, dropped, delivered = struct.unpack_from("<4xQ4xQ4xQ", body, 12)
+    assert received == delivered + dropped
+    return interface, high << 32 | low, delivered, dropped
+
+
+async def test_statistics_follow_the_frames_when_some_were_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(capture, "CAPTURE_SIZE", 2 * len(ARP))
+    pump = FakePump()
+    client, task = await opened(pump)
+    for time_ns in range(5):
+        pump.frame(time_ns, 0, ARP)
+    blocks = [await client.block() for _ in range(3)]
+    assert [block and block[0] for block in blocks] == [PACKET, PACKET, STATISTICS]
+    assert blocks[2] is not None
+    assert counts(blocks[2][1])[2:] == (2, 3)
+    pump.frame(5, 0, ARP)
+    await client.stream.close()
+    assert [kind for kind, _ in await client.rest()] == [PACKET, STATISTICS], "told once"
+    await task
+
+
+async def test_who_asks_is_told_that_all_from_before_was_sent() -> None:
+    pump = FakePump()
+    client, task = await opened(pump, interface=7)
+    before = time.time_ns()
+    pump.frame(before, 0, ARP)
+    await client.stream.send(b"?")
+    blocks = [await client.block(), await client.block()]
+    assert [block and block[0] for block in blocks] == [PACKET, STATISTICS]
+    assert blocks[1] is not None
+    interface, time_ns, captured, dropped = counts(blocks[1][1])
+    assert (interface, captured, dropped) == (7, 1, 0)
+    assert before <= time_ns <= time.time_ns()
+    await client.stream.close()
+    await client.rest()
+    await task
+
+
+async def test_an_answer_does_not_wait_for_the_end_of_a_flood() -> None:
+    class Flooded(FakePump):
+        def capture_blocks(self, capture_id: int, interface: int, size: int, /) -> tuple[bytes, int, int]:
+            self.frame(time.time_ns(), 0, ARP)
+            return super().capture_blocks(capture_id, interface, size)
+
+    client, task = await opened(Flooded())
+    await client.stream.send(b"?")
+    while (block := await client.block()) is not None and block[0] == PACKET:
+        continue
+    assert block is not None and block[0] == STATISTICS
+    await client.stream.close()
+    await client.rest()
+    await task
+
+
+def between(source: int, destination: int | None) -> bytes:
+    """An ARP request from kernel *source* to *destination*, or to all."""
+    target = addresses.mac(destination) if destination is not None else b"\xff" * 6
+    return target + addresses.mac(source) + ARP[12:]
+
+
+@pytest.mark.parametrize("text", ["", "arp", "arp or icmp"])
+async def test_a_link_is_what_its_two_kernels_say_to_each_other(text: str) -> None:
+    pump = FakePump()
+    client, task = await opened(pump, peer=2, filter=text)
+    wanted = [(1, 2), (2, 1), (1, None), (2, None)]
+    for source, destination in [(1, 3), (3, 1), (3, None), (2, 3), *wanted, (1, 0)]:
+        pump.frame(source << 8 | (destination or 255), 0, between(source, destination))
+    pump.frame(1, 0, addresses.mac(2) + addresses.mac(1) + frames.ipv6(17, frames.udp(1, 2, b""))[12:])
+    await client.stream.close()
+    times = [packet(body)[0] for kind, body in await client.rest() if kind == PACKET]
+    assert times[:4] == [source << 8 | (destination or 255) for source, destination in wanted]
+    assert times[4:] == ([] if text else [1])
     await task
 
 
@@ -204,13 +284,16 @@ async def test_a_service_that_is_cancelled_closes_its_capture() -> None:
         ({"snap_length": FRAME_SIZE_MAX + 1}, "got 65551"),
         ({"snap_length": True}, "got True"),
         ({"snap_length": "96"}, "got '96'"),
+        ({"peer": "k2"}, "peer is 0 to 254, got 'k2'"),
+        ({"interface": -1}, "interface is 0 to 1048576, got -1"),
+        ({"peer": 2, "filter": "arp) or (icmp"}, "filter 'arp\\) or \\(icmp'"),
     ],
 )
 async def test_bad_parameters_are_refused(params: dict[str, Any], says: str) -> None:
     _near, far = pair("capture", params)
     pump = FakePump()
     with pytest.raises(Refused, match=says):
-        await serve_capture(far, pump, "k1/eth0")
+        await serve_capture(far, pump, "k1/eth0", 1)
     assert pump.captures == []
 
 
@@ -219,11 +302,11 @@ async def test_one_capture_too_many_is_refused() -> None:
     pump = FakePump()
     pump.captures_max = 0
     with pytest.raises(Refused, match="0 captures already"):
-        await serve_capture(far, pump, "k1/eth0")
+        await serve_capture(far, pump, "k1/eth0", 1)
 
 
 def test_parameters_have_defaults() -> None:
-    assert CaptureRequest.parse({}) == CaptureRequest("", FRAME_SIZE_MAX)
+    assert CaptureRequest.parse({}) == CaptureRequest("", FRAME_SIZE_MAX, None, 0)
     assert CaptureRequest.parse({"snap_length": 0}).snap_length == FRAME_SIZE_MAX
     assert CaptureRequest.parse({"filter": "  ", "snap_length": 96}) == CaptureRequest("", 96)
 

@@ -8,6 +8,7 @@ import pytest
 from popnet.net.filter import compile_filter
 from popnet.net.pump import FakePump, PumpLike
 from tests.net import frames
+from tests.net.blocks import frames_of
 
 ARP = frames.arp(1)
 PING = frames.ipv4(1, frames.echo())
@@ -28,9 +29,11 @@ def test_frames_wait_in_order_and_ring_once(bell: int) -> None:
     for time_ns in range(3):
         pump.frame(time_ns, time_ns % 2, ARP)
     assert os.eventfd_read(bell) == 1
-    assert like.capture_read(capture, 2) == [(0, 0, 42, ARP[:10]), (1, 1, 42, ARP[:10])]
-    assert like.capture_read(capture, 2) == [(2, 0, 42, ARP[:10])]
-    assert like.capture_read(capture, 2) == []
+    blocks, count, last_ns = like.capture_blocks(capture, 3, 2 * 56)
+    assert frames_of(blocks, 3) == [(0, 0, 42, ARP[:10]), (1, 1, 42, ARP[:10])]
+    assert (count, last_ns) == (2, 1)
+    assert frames_of(like.capture_blocks(capture, 0, 0)[0]) == [(2, 0, 42, ARP[:10])], "one, though too large"
+    assert like.capture_blocks(capture, 0, 1000) == (b"", 0, 0)
     with pytest.raises(BlockingIOError):
         os.eventfd_read(bell)
     pump.frame(3, 0, ARP)
@@ -42,9 +45,10 @@ def test_a_full_buffer_drops_and_counts(bell: int) -> None:
     capture = pump.capture_open(2 * len(ARP), 100, None, 0, bell)
     for time_ns in range(5):
         pump.frame(time_ns, 0, ARP)
-    assert len(pump.capture_read(capture, 64)) == 2
+    assert pump.capture_blocks(capture, 0, 1000)[1] == 2
+    assert pump.capture_dropped(capture) == 3
     pump.frame(5, 0, ARP)
-    assert [time_ns for time_ns, *_ in pump.capture_read(capture, 64)] == [5]
+    assert pump.capture_blocks(capture, 0, 1000)[1:] == (1, 5)
     assert pump.capture_close(capture) == 3
     assert pump.captures == []
     pump.frame(6, 0, ARP)
@@ -57,8 +61,8 @@ def test_each_capture_has_its_filter(bell: int) -> None:
     every = pump.capture_open(1000, 65535, None, 0, bell)
     pump.frame(1, 0, ARP)
     pump.frame(2, 1, PING)
-    assert pump.capture_read(some, 64) == [(2, 1, len(PING), PING)]
-    assert len(pump.capture_read(every, 64)) == 2
+    assert frames_of(pump.capture_blocks(some, 0, 1000)[0]) == [(2, 1, len(PING), PING)]
+    assert pump.capture_blocks(every, 0, 1000)[1] == 2
 
 
 def test_there_are_so_many_captures_and_no_more(bell: int) -> None:

@@ -12,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from popnet.core.limits import FRAME_SIZE_MAX
+from popnet.net import pcapng
 from popnet.transport.doorbell import create_doorbell, drain
+from tests.net.blocks import frames_of
 from tests.transport.lab import NO_OFFLOAD, Kernel, Lab, ethernet, eventually, running
 from tests.transport.pcap import compile_filter
 
@@ -122,6 +124,41 @@ def test_the_reader_is_notified_when_there_is_something_new() -> None:
     os.close(notify)
 
 
+def test_blocks_are_those_of_the_pure_writer() -> None:
+    with running((1, 2)) as lab:
+        lab.connect(1, 2)
+        pump = lab[1].pump
+        captures = [pump.capture_open(1 << 20, 0, None, 0, -1) for _ in range(2)]
+        for size in (0, 1, 2, 3, 4, 1486, 60_000):
+            frame = lab[1].send(2, bytes(size))
+            assert lab[2].receive() == frame
+        frames = read_all(lab[1], captures[0], 7)
+        plain = [(0, *frame[1:]) for frame in frames]
+        blocks, count, last_ns = pump.capture_blocks(captures[1], 5, 1 << 20)
+        got = frames_of(blocks, 5)
+        assert count == 7
+        assert got[-1][0] == last_ns
+        assert [(0, *frame[1:]) for frame in got] == plain
+        assert blocks == pcapng.packets(got, 5)
+        assert pump.capture_blocks(captures[1], 5, 1 << 20) == (b"", 0, 0)
+
+
+def test_as_many_whole_blocks_are_read_as_have_room_and_at_least_one() -> None:
+    with running((1, 2)) as lab:
+        lab.connect(1, 2)
+        capture = lab[1].pump.capture_open(1 << 20, 0, None, 0, -1)
+        for number in range(6):
+            frame = lab[1].send(2, bytes([number]) * 46)
+            assert lab[2].receive() == frame
+        counts, numbers = [], []
+        for size in (0, -1, 103, 104, 2 * 104 + 103, 1000):
+            blocks, count, _ = lab[1].pump.capture_blocks(capture, 0, size)
+            counts.append(count)
+            numbers += [data[-1] for *_, data in frames_of(blocks)]
+        assert counts == [1, 1, 1, 1, 2, 0]
+        assert numbers == list(range(6))
+
+
 def test_captures_are_separate_and_limited() -> None:
     with running((1, 2)) as lab:
         lab.connect(1, 2)
@@ -135,7 +172,12 @@ def test_captures_are_separate_and_limited() -> None:
         for capture in captures:
             assert len(pump.capture_read(capture, 9)) == 1
             pump.capture_close(capture)
-            for call in (pump.capture_close, pump.capture_dropped, lambda id: pump.capture_read(id, 1)):
+            for call in (
+                pump.capture_close,
+                pump.capture_dropped,
+                lambda id: pump.capture_read(id, 1),
+                lambda id: pump.capture_blocks(id, 0, 1),
+            ):
                 with pytest.raises(KeyError):
                     call(capture)
         assert pump.capture_open(1 << 12, 100, None, 0, -1) not in captures

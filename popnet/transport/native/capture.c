@@ -109,6 +109,35 @@ static void capture_offer(struct capture *c, enum direction direction, const uin
     c->filled += captured_size(kept);
 }
 
+/* ---- as Enhanced Packet Blocks of pcapng (draft-ietf-opsawg-pcapng-03, section 4.3), in little endian */
+
+enum { BLOCK_PACKET = 6, OPTION_FLAGS = 2, BLOCK_HEAD = 28, BLOCK_TAIL = 16 };
+
+static size_t block_size(uint32_t kept) { return BLOCK_HEAD + ((kept + 3) & ~(size_t)3) + BLOCK_TAIL; }
+
+/* One captured frame as a block; returns where the next one begins. */
+static uint8_t *block_write(uint8_t *at, const struct captured *header, const uint8_t *data,
+                            uint32_t interface_id) {
+    uint32_t length = (uint32_t)block_size(header->kept), padding = -header->kept & 3;
+    uint64_t time_ns = (uint64_t)header->time_ns;
+    uint32_t head[] = {htole32(BLOCK_PACKET),
+                       htole32(length),
+                       htole32(interface_id),
+                       htole32((uint32_t)(time_ns >> 32)),
+                       htole32((uint32_t)time_ns),
+                       htole32(header->kept),
+                       htole32(header->original)};
+    uint32_t tail[] = {htole32(4u << 16 | OPTION_FLAGS),                 /* epb_flags, 4 bytes: */
+                       htole32(header->direction == TO_GUEST ? 1u : 2u), /* inbound or outbound */
+                       0, htole32(length)};
+    memcpy(at, head, sizeof head);
+    memcpy(at + BLOCK_HEAD, data, header->kept);
+    at += BLOCK_HEAD + header->kept;
+    memset(at, 0, padding);
+    memcpy(at + padding, tail, sizeof tail);
+    return at + padding + sizeof tail;
+}
+
 static void capture_free(struct capture *c) {
     if (c->notify >= 0)
         close(c->notify);

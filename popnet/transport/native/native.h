@@ -8,7 +8,7 @@
  *   link.c             a link: both windows, three rings each way; its calls that never wait
  *   link_wait.c        those that do
  *   look.c             a short wait at many links at once
- *   capture.c          copies of a NIC's frames
+ *   capture.c          copies of a NIC's frames, and as blocks of pcapng
  *   pump.h             the frame pump: its theory, its state, its gate
  *   route.c, pump.c    which frame goes where; the thread
  *   pump_python.c      the pump and its captures, as Python calls them
@@ -49,6 +49,7 @@
 #include "ring.h"
 #include "wait.h"
 
+#include <endian.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>

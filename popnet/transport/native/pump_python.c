@@ -425,21 +425,78 @@ static PyObject *captured_list(struct capture *c, long budget) {
     return frames;
 }
 
-static PyObject *pump_capture_read(PyObject *object, PyObject *args) {
-    Pump *self = (Pump *)object;
-    long id, budget;
-    if (!PyArg_ParseTuple(args, "ll", &id, &budget))
+/* How many bytes whole blocks of what was drained have, `size` at most, or the first alone if it is larger. */
+static size_t drained_size(const struct capture *c, size_t size, uint64_t *frames, int64_t *last_ns) {
+    size_t bytes = 0;
+    struct captured header;
+    for (size_t at = c->drained; at < c->filled_before; at += captured_size(header.kept)) {
+        memcpy(&header, c->draining + at, sizeof header);
+        size_t more = block_size(header.kept);
+        if (bytes && bytes + more > size)
+            break;
+        bytes += more;
+        ++*frames;
+        *last_ns = header.time_ns;
+    }
+    return bytes;
+}
+
+static PyObject *drained_blocks(struct capture *c, uint32_t interface_id, size_t size) {
+    uint64_t frames = 0;
+    int64_t last_ns = 0;
+    size = drained_size(c, size, &frames, &last_ns);
+    PyObject *blocks = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)size);
+    if (!blocks)
         return NULL;
-    struct capture **place = capture_find(self, id);
+    uint8_t *at = (uint8_t *)PyBytes_AsString(blocks);
+    Py_BEGIN_ALLOW_THREADS;
+    for (uint64_t i = 0; i < frames; i++) {
+        const uint8_t *record = c->draining + c->drained;
+        struct captured header;
+        memcpy(&header, record, sizeof header);
+        at = block_write(at, &header, record + sizeof header, interface_id);
+        c->drained += captured_size(header.kept);
+    }
+    Py_END_ALLOW_THREADS;
+    return Py_BuildValue("(NKL)", blocks, (unsigned long long)frames, (long long)last_ns);
+}
+
+/* Begin to read capture `id`: nobody else may until `busy` is false again. NULL: see capture_find(). */
+static struct capture *capture_begin(Pump *pump, long id) {
+    struct capture **place = capture_find(pump, id);
     if (!place)
         return NULL;
     struct capture *c = *place;
     c->busy = true;
     if (c->drained == c->filled_before)
-        VISIT(self, capture_swap(c));
+        VISIT(pump, capture_swap(c));
+    return c;
+}
+
+static PyObject *pump_capture_read(PyObject *object, PyObject *args) {
+    long id, budget;
+    if (!PyArg_ParseTuple(args, "ll", &id, &budget))
+        return NULL;
+    struct capture *c = capture_begin((Pump *)object, id);
+    if (!c)
+        return NULL;
     PyObject *frames = captured_list(c, budget);
     c->busy = false;
     return frames;
+}
+
+static PyObject *pump_capture_blocks(PyObject *object, PyObject *args) {
+    long id;
+    unsigned interface_id;
+    Py_ssize_t size;
+    if (!PyArg_ParseTuple(args, "lIn", &id, &interface_id, &size))
+        return NULL;
+    struct capture *c = capture_begin((Pump *)object, id);
+    if (!c)
+        return NULL;
+    PyObject *blocks = drained_blocks(c, interface_id, size > 0 ? (size_t)size : 0);
+    c->busy = false;
+    return blocks;
 }
 
 static PyObject *pump_capture_dropped(PyObject *object, PyObject *number) {
@@ -487,6 +544,7 @@ static PyMethodDef pump_methods[] = {
     {"counters", pump_get_counters, METH_NOARGS, NULL},
     {"capture_open", pump_capture_open, METH_VARARGS, NULL},
     {"capture_read", pump_capture_read, METH_VARARGS, NULL},
+    {"capture_blocks", pump_capture_blocks, METH_VARARGS, NULL},
     {"capture_dropped", pump_capture_dropped, METH_O, NULL},
     {"capture_close", pump_capture_close, METH_O, NULL},
     {NULL, NULL, 0, NULL},
