@@ -18,6 +18,7 @@ from typing import Any, Self
 from urllib.parse import quote
 
 from popnet.control import launch, wire
+from popnet.control.capturefeeds import CaptureFeeds
 from popnet.control.capturing import Capture
 from popnet.control.client import Client
 from popnet.control.running import CommandFailed, CommandTimeout, Result, run
@@ -153,6 +154,18 @@ class Machine:
         """What happened and, with *follow*, happens: each event with a "seq" larger than *since*."""
         return self._follow(f"/v1/events?since={since}&follow={follow:d}")
 
+    def capture(self, where: str = "any", filter: str = "", *, snap_length: int = 0) -> Capture:
+        """The frames of several NICs or links in one file, merged by time, for `async with`.
+
+        It goes on with a kernel that dies and is booted again, as another interface of the file.
+
+        Args:
+            where: `any` (all kernels), or kernels and links (`k1-k2`, seen from k1) joined by commas.
+            filter: in tcpdump's language; empty: all of them.
+            snap_length: bytes to keep of a frame; 0: all.
+        """
+        return Capture(CaptureFeeds(self.client, where, filter, snap_length))
+
     async def ssh_config(self) -> str:
         """Configuration for OpenSSH clients, a Host for each kernel."""
         return str(await self._get("/v1/ssh-config"))
@@ -278,14 +291,18 @@ class Kernel:
         """What its terminal *n* showed since power-on, as far as the primary remembers."""
         return str(await self.machine._get(f"{self._path}/tty/{n}/history"))
 
-    def capture(self, filter: str = "", *, snap_length: int = 0) -> Capture:
+    def capture(self, filter: str = "", *, peer: str | None = None, snap_length: int = 0) -> Capture:
         """The frames of its NIC, for `async with`.
 
         Args:
             filter: in tcpdump's language; empty: all of them.
+            peer: only those between it and the kernel of this name.
             snap_length: bytes to keep of a frame; 0: all.
         """
-        return Capture(self._socket, self.name, filter, snap_length)
+        if peer is None:
+            return Capture(CaptureFeeds(self.machine.client, self.name, filter, snap_length))
+        links = [(self.name, peer)]
+        return Capture(CaptureFeeds(self.machine.client, "", filter, snap_length, links=links))
 
     async def inject(self, *frames: bytes | Iterable[bytes]) -> int:
         """Sends frames out of its NIC, each from its Ethernet header on; the number that were sent.

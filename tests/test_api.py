@@ -211,7 +211,8 @@ async def test_inject_and_capture(machine: Machine, served: Served, tmp_path: Pa
     assert (capture.count, capture.captured, capture.dropped) == (3, 3, 3)
     assert capture.packets()[1].time_ns == 10**9
     capture.save(tmp_path / "all.pcapng")
-    assert (tmp_path / "all.pcapng").read_bytes() == (tmp_path / "so-far.pcapng").read_bytes()
+    so_far = (tmp_path / "so-far.pcapng").read_bytes()
+    assert (tmp_path / "all.pcapng").read_bytes().startswith(so_far), "counts follow"
     assert (tmp_path / "all.pcapng").stat().st_size == capture.size
     await capture.stop()
     assert served.service.network.captures == 0

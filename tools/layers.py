@@ -34,6 +34,9 @@ CLIENT: Final = tuple(
     f"popnet.control.{name}"
     for name in (
         "blocking",
+        "capturefeeds",
+        "capturemerge",
+        "capturetargets",
         "capturing",
         "client",
         "http1",
@@ -45,7 +48,7 @@ CLIENT: Final = tuple(
         "wire",
     )
 )
-CLIENT_MAY_IMPORT: Final = ("popnet.core", *CLIENT)
+CLIENT_MAY_IMPORT: Final = ("popnet.core", "popnet.net.pcapng", *CLIENT)
 """The client side of the control API is part of users' programs, so it brings nothing else along."""
 
 USER: Final = "a user module (cli, or directly in popnet)"

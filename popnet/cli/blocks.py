@@ -48,3 +48,15 @@ class Blocks:
                 self.done = self.packets == self._packets_max
         self._pending = buffer[start:]
         return buffer[:start]
+
+
+def cut(blocks: bytes, room: int) -> int:
+    """How many bytes of *blocks*, all of them whole, fit into *room* without cutting one."""
+    if len(blocks) <= room:
+        return len(blocks)
+    at = 0
+    while True:
+        _, length = _HEAD.unpack_from(blocks, at)
+        if at + length > room:
+            return at
+        at += length

@@ -1,37 +1,49 @@
-"""`capture`: the frames of a kernel's NIC, as lines to read, or as pcapng into a file or a pipe.
+"""`capture`: frames of NICs and links, as lines to read, or as pcapng into files or a pipe.
 
-Theory of operation. The service sends pcapng. Only whole blocks are written, so a file is valid at any
-moment, also when the disk is full in the middle of one: then the file is cut back to its last whole block.
-Ctrl-C, -c, or a reader that goes away closes our half of the stream; the service sends what it had captured
-before that, the counts, and ends. A second Ctrl-C does not wait for it.
+Theory of operation. `CaptureFeeds` gives whole blocks, merged by time; a sink takes them. Ctrl-C, -c, or a
+reader that goes away stops the feeds; the kernels send what they had captured before that, and their counts,
+and end. A second Ctrl-C does not wait for it. However it ends, the sink is told, and counts are shown.
 """
 
 import asyncio
 import os
 import signal
-import stat
-import time
 from collections.abc import Callable
-from functools import partial
-from typing import Any, Final, Protocol
+from typing import Final
 
 import click
+from click.shell_completion import CompletionItem
 
 from popnet.cli.attach import STDOUT, first_of
 from popnet.cli.blocks import Blocks
-from popnet.cli.complete import KERNEL
+from popnet.cli.capturesinks import Sink, open_sink
+from popnet.cli.complete import KERNEL, kernel_rows
+from popnet.cli.rotation import Rotation, parse_rotation
 from popnet.cli.settings import Settings, pass_settings, verb
-from popnet.cli.terminal import Output, Signals
-from popnet.control import wire
-from popnet.control.stream import ClientStream, connect
-from popnet.core.errors import PopnetError
+from popnet.cli.terminal import Signals
+from popnet.control.capturefeeds import CaptureFeeds
+from popnet.control.capturetargets import ANY
 from popnet.core.limits import FRAME_SIZE_MAX
 
 _STOPPING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
+class Where(click.ParamType):  # type: ignore[type-arg]
+    """A kernel, a link, `any`, or several joined by commas; the machine says which exist."""
+
+    name = "where"
+
+    def shell_complete(
+        self, context: click.Context, parameter: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        names = [row["name"] for row in kernel_rows(context)]
+        links = [f"{first}-{second}" for first in names for second in names if first != second]
+        words = [*names, ANY, *(links if "-" in incomplete else [])]
+        return [CompletionItem(word) for word in words if word.startswith(incomplete)]
+
+
 @verb("capture")
-@click.argument("kernel", type=KERNEL)
+@click.argument("where", type=Where(), required=False)
 @click.argument("filter_words", nargs=-1, metavar="[FILTER]...")
 @click.option("-w", "--write", metavar="FILE", help="Write pcapng to this file; - is stdout.")
 @click.option("-c", "--count", type=click.IntRange(1), metavar="N", help="Stop after N frames.")
@@ -43,181 +55,139 @@ _STOPPING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     metavar="BYTES",
     help="Keep only this much of a frame; 0: all.",
 )
+@click.option(
+    "--link",
+    "links",
+    nargs=2,
+    type=KERNEL,
+    multiple=True,
+    metavar="KERNEL KERNEL",
+    help="Only frames between these two, seen from the first; instead of WHERE. May be repeated.",
+)
+@click.option(
+    "--rotate",
+    multiple=True,
+    metavar="SIZE|TIME",
+    help="Begin another file after so much (100M) or so long (60s); may be given for both.",
+)
+@click.option("--keep", type=click.IntRange(1), metavar="N", help="Of the files, keep the newest N.")
 @pass_settings
 def capture_verb(
     settings: Settings,
-    kernel: str,
+    where: str | None,
     filter_words: tuple[str, ...],
     write: str | None,
     count: int | None,
     snap_length: int,
+    links: tuple[tuple[str, str], ...],
+    rotate: tuple[str, ...],
+    keep: int | None,
 ) -> None:
-    """Capture the frames of a kernel's NIC.
+    """Capture the frames of NICs and links.
+
+    WHERE is a kernel (its NIC), two joined by - (only frames between them, seen from the first), `any` (all
+    kernels, in one file with an interface for each), or several of these joined by commas.
 
     FILTER is in tcpdump's language:  popnet capture k1 icmp or port 22
 
     In Wireshark:  popnet capture k1 -w - | wireshark -k -i -
+    or, after `popnet wireshark install`, as an interface like any other.
     """
+    if links and where is not None:
+        filter_words = (where, *filter_words)
+        where = None
+    if not links and where is None:
+        raise click.UsageError("say where: a kernel, a link such as k1-k2, or any")
+    rotation = _rotation(rotate, keep, write)
     if write == "-" and os.isatty(STDOUT):
         raise click.UsageError("pcapng on a terminal helps nobody; -w - wants a pipe or a file")
-    params = {"filter": " ".join(filter_words), "snap_length": snap_length}
-    path = wire.stream_path(kernel, "capture", params)
-    capture = Capture(settings, f"{kernel}/eth0", Blocks(count), _sink(write))
+    feeds = CaptureFeeds(
+        settings.client(), where or "", " ".join(filter_words), snap_length, links=list(links)
+    )
+    capture = Capture(settings, feeds, Blocks(count), open_sink(write, rotation))
     try:
-        status = asyncio.run(capture.run(path))
+        status = asyncio.run(capture.run())
     finally:
         capture.tell_counts()
     click.get_current_context().exit(status)
 
 
-class Sink(Protocol):
-    """Where whole blocks go."""
-
-    async def write(self, blocks: bytes) -> None:
-        """Raises BrokenPipeError when nobody reads any more; PopnetError if there is no room."""
-
-    async def until_closed(self) -> None:
-        """Returns once nobody reads any more; never, where that cannot be known."""
-
-    def close(self) -> None: ...
-
-
-def _sink(write: str | None) -> Sink:
-    if write is None:
-        return Lines(Output(STDOUT))
-    if write == "-":
-        return Blob(STDOUT, "stdout")
+def _rotation(words: tuple[str, ...], keep: int | None, write: str | None) -> Rotation | None:
+    if not words:
+        if keep is not None:
+            raise click.UsageError("--keep is about the files of --rotate")
+        return None
+    if write is None or write == "-":
+        raise click.UsageError("--rotate needs the name of a file: -w FILE")
     try:
-        descriptor = os.open(write, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
-    except OSError as error:
-        raise PopnetError(f"{write}: {error.strerror}") from error
-    return Blob(descriptor, write)
-
-
-class Blob:
-    """pcapng as it is, into a descriptor."""
-
-    def __init__(self, descriptor: int, name: str) -> None:
-        self._descriptor = descriptor
-        self._name = name
-        self._regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
-        self._output = Output(descriptor)
-
-    async def write(self, blocks: bytes) -> None:
-        good = os.lseek(self._descriptor, 0, os.SEEK_CUR) if self._regular else 0
-        try:
-            await self._output.write(blocks)
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            if self._regular:
-                os.ftruncate(self._descriptor, good)
-            hint = "what was captured before is in it" if self._regular else ""
-            raise PopnetError(f"{self._name}: {error.strerror}", hint) from error
-
-    async def until_closed(self) -> None:
-        await self._output.until_closed()
-
-    def close(self) -> None:
-        self._output.close()
-        if self._descriptor != STDOUT:
-            os.close(self._descriptor)
-
-
-class Lines:
-    """A line a frame, for people."""
-
-    def __init__(self, output: Output) -> None:
-        self._output = output
-        self._decoder = Decoder()
-
-    async def write(self, blocks: bytes) -> None:
-        lines = self._decoder.feed(blocks)
-        if lines:
-            await self._output.write(("\n".join(lines) + "\n").encode())
-
-    async def until_closed(self) -> None:
-        await self._output.until_closed()
-
-    def close(self) -> None:
-        self._output.close()
-
-
-class Decoder:
-    """pcapng in, a line of text for each packet out; with the time of day of this host."""
-
-    def __init__(self) -> None:
-        from popnet.control.pcapng_reader import Reader
-        from popnet.net.decode import decode_line
-
-        self._reader = Reader()
-        self._describe = partial(decode_line, utc_offset_s=time.localtime().tm_gmtoff)
-
-    def feed(self, data: bytes) -> list[str]:
-        """Raises LinkViolation for what is no pcapng."""
-        return [
-            self._describe(packet.time_ns, packet.direction, packet.data, packet.original_length)
-            for packet in self._reader.feed(data)
-        ]
+        return parse_rotation(words, keep)
+    except ValueError as error:
+        raise click.UsageError(f"--rotate: {error}") from None
 
 
 class Capture:
-    """One capture: from the stream through *blocks* into *sink*."""
+    """One capture: from the feeds through *blocks* into *sink*."""
 
-    def __init__(self, settings: Settings, where: str, blocks: Blocks, sink: Sink) -> None:
-        self._where = where
+    def __init__(self, settings: Settings, feeds: CaptureFeeds, blocks: Blocks, sink: Sink) -> None:
         self._settings = settings
+        self._feeds = feeds
         self._blocks = blocks
         self._sink = sink
         self._started = False
-        self._dropped: int | None = None
         self._stop = asyncio.Event()
         self._leave = asyncio.Event()
+        feeds.on_notice = settings.say
 
-    async def run(self, path: str) -> int:
+    async def run(self) -> int:
         """Capture until told to stop. Returns the exit status."""
-        stream = await connect(self._settings.client().socket, path)
-        self._started = True
-        self._settings.say(f"capturing on {self._where}; Ctrl-C stops")
         actions: dict[int, Callable[[], None]] = dict.fromkeys(_STOPPING, self._signalled)
         try:
-            async with stream:
+            async with self._feeds as feeds:
+                self._started = True
                 with Signals(actions):
-                    return await first_of(
-                        self._receive(stream), self._left(), self._closed(), beside=(self._finish(stream),)
-                    )
+                    self._settings.say(f"capturing on {self._where()}; Ctrl-C stops")
+                    await self._sink.begin(feeds.merger)
+                    try:
+                        return await first_of(
+                            self._receive(), self._left(), self._closed(), beside=(self._finish(),)
+                        )
+                    finally:
+                        await self._sink.finish()
         finally:
             self._sink.close()
 
     def tell_counts(self) -> None:
         """On stderr, as tcpdump does."""
-        if self._started:
-            dropped = "" if self._dropped is None else f", {self._dropped} dropped by the capture"
-            frames = "frame" if self._blocks.packets == 1 else "frames"
-            self._settings.say(f"{self._blocks.packets} {frames} captured{dropped}")
+        if not self._started:
+            return
+        feeds = self._feeds.merger.feeds
+        frames = "frame" if self._blocks.packets == 1 else "frames"
+        dropped = sum(feed.dropped for feed in feeds)
+        some = [f"{feed.dropped} on {feed.name}" for feed in feeds if feed.dropped]
+        where = f" ({', '.join(some)})" if dropped and len(feeds) > 1 else ""
+        text = f"{self._blocks.packets} {frames} captured, {dropped} dropped by the capture{where}"
+        self._settings.say(text)
+
+    def _where(self) -> str:
+        names = [target.interface for target in self._feeds.targets]
+        return ", ".join(names) if len(names) <= 8 else f"{len(names)} interfaces"
 
     def _signalled(self) -> None:
         if self._stop.is_set():
             self._leave.set()
         self._stop.set()
 
-    async def _receive(self, stream: ClientStream) -> int:
-        while (received := await stream.receive()) is not None:
-            channel, data = received
-            if channel == 0 and not self._blocks.done and (whole := self._blocks.feed(data)):
-                await self._sink.write(whole)
+    async def _receive(self) -> int:
+        while (packets := await self._feeds.receive()) is not None:
+            if not self._blocks.done:
+                await self._sink.write(self._blocks.feed(packets))
             if self._blocks.done:
                 self._stop.set()
-        result: dict[str, Any] = stream.result or {}
-        self._dropped = result.get("dropped")
         return 0
 
-    async def _finish(self, stream: ClientStream) -> None:
+    async def _finish(self) -> None:
         await self._stop.wait()
-        try:
-            await stream.finish()
-        except PopnetError:
-            return  # it has ended already, as `_receive` tells
+        await self._feeds.stop()
 
     async def _left(self) -> int:
         await self._leave.wait()

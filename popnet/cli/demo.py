@@ -16,7 +16,7 @@ import click
 
 from popnet.cli import residue
 from popnet.cli.bars import boot_lines, fancy_ok
-from popnet.cli.capture import Decoder
+from popnet.cli.capturesinks import Decoder
 from popnet.cli.inside import Outcome, Visitor
 from popnet.cli.kernels import kernel_table
 from popnet.cli.machine import boot

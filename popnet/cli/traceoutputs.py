@@ -1,17 +1,15 @@
 """Where traced messages go: lines and records on stdout, or a file."""
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from popnet.cli.attach import STDOUT
-from popnet.cli.capture import Blob
+from popnet.cli.capturesinks import created
 from popnet.cli.output import json_text, yaml_text
 from popnet.cli.settings import Settings
 from popnet.cli.terminal import Output
 from popnet.cli.tracefiles import TraceFile
 from popnet.cli.traceviews import HEADING, line, record
-from popnet.core.errors import PopnetError
 from popnet.message.tracejoin import Traced
 
 
@@ -71,11 +69,7 @@ class Written:
     """A file."""
 
     def __init__(self, path: str, kind: Callable[[Mapping[int, str], int], TraceFile]) -> None:
-        try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
-        except OSError as error:
-            raise PopnetError(f"{path}: {error.strerror}") from error
-        self._blob = Blob(descriptor, path)
+        self._blob = created(path)
         self._kind = kind
         self._file: TraceFile | None = None
 

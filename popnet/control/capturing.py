@@ -1,4 +1,4 @@
-"""A capture of a kernel's NIC that goes on beside what its user does: to be read as it grows, or saved.
+"""A capture of NICs or links that goes on beside what its user does: to be read as it grows, or saved.
 
 Theory of operation. A task moves what arrives into an unnamed temporary file, so a capture of any length
 takes no memory, and a user who never looks at it holds up nothing. Readers have positions in that file;
@@ -8,25 +8,23 @@ capture is forgotten.
 """
 
 import asyncio
-import contextlib
 import os
 import tempfile
+import time
 import weakref
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Final, Self
 
-from popnet.control import wire
+from popnet.control.capturefeeds import CaptureFeeds
+from popnet.control.capturemerge import Section
 from popnet.control.pcapng_reader import Packet, Reader
-from popnet.control.stream import ClientStream, connect
-from popnet.core.errors import PeerDied, StreamClosed
 
 _READ_SIZE: Final = 256 << 10
 
 
 class Capture:
-    """Frames of a kernel's NIC, from the entry of its context until the exit.
+    """Frames of NICs or links, from the entry of its context until the exit.
 
         async with kernel.capture("icmp or icmp6") as capture:
             await kernel.run(["ping", "-c1", "k2"])
@@ -34,19 +32,16 @@ class Capture:
         capture.save("ping.pcapng")
 
     Attributes:
-        captured, dropped: frames, as the kernel counted them; None until the capture has ended.
+        captured, dropped: frames, as the kernels counted them; None until the capture has ended.
         count: packets that have arrived.
         size: bytes of whole blocks that have arrived.
     """
 
-    def __init__(self, address: Path, kernel: str, filter: str = "", snap_length: int = 0) -> None:
-        self._address = address
-        self._path = wire.stream_path(kernel, "capture", {"filter": filter, "snap_length": snap_length})
-        self._stream: ClientStream
+    def __init__(self, feeds: CaptureFeeds) -> None:
+        self._feeds = feeds
         self._moving: asyncio.Task[None] | None = None
         self._file = _unnamed_file()
         weakref.finalize(self, os.close, self._file)
-        self._reader = Reader()
         self._grown = asyncio.Event()
         self._ended = False
         self.captured: int | None = None
@@ -56,7 +51,9 @@ class Capture:
 
     async def __aenter__(self) -> Self:
         """From here on frames are captured. Raises Refused for a bad filter."""
-        self._stream = await connect(self._address, self._path)
+        await self._feeds.__aenter__()
+        self._section = Section(self._feeds.merger)
+        self._write(b"")
         self._moving = asyncio.create_task(self._move())
         return self
 
@@ -72,8 +69,7 @@ class Capture:
     async def stop(self) -> None:
         """Ends the capture; what came before still arrives. Raises what it failed with. Idempotent."""
         assert self._moving is not None, "the capture was never entered"
-        with contextlib.suppress(StreamClosed, PeerDied):  # it has ended before, as `_moving` tells
-            await self._stream.finish()
+        await self._feeds.stop()
         await asyncio.shield(self._moving)
 
     async def wait_for(self, count: int) -> None:
@@ -112,19 +108,22 @@ class Capture:
 
     async def _move(self) -> None:
         try:
-            while (received := await self._stream.receive()) is not None:
-                channel, data = received
-                if channel != wire.DATA:
-                    continue
-                os.write(self._file, data)
-                self.count += len(self._reader.feed(data))
-                self.size = self._reader.position
-                self._grown.set()
-            result: dict[str, Any] = self._stream.result or {}
-            self.captured, self.dropped = result.get("captured"), result.get("dropped")
+            while (packets := await self._feeds.receive()) is not None:
+                self._write(packets)
         finally:
+            self._write(b"", self._section.statistics(time.time_ns()))
+            feeds = self._feeds.merger.feeds
+            self.captured = sum(feed.captured for feed in feeds)
+            self.dropped = sum(feed.dropped for feed in feeds)
             self._ended = True
             self._grown.set()
+
+    def _write(self, packets: bytes, more: bytes = b"") -> None:
+        blocks = self._section.news() + packets + more
+        os.write(self._file, blocks)
+        self.count = self._feeds.merger.taken
+        self.size += len(blocks)
+        self._grown.set()
 
     async def _wait(self) -> None:
         if self._ended:
@@ -136,7 +135,7 @@ class Capture:
         if self._moving is not None:
             self._moving.cancel()
             await asyncio.gather(self._moving, return_exceptions=True)
-            await self._stream.close()
+        await self._feeds.__aexit__(None, None, None)
 
 
 def _unnamed_file() -> int:

@@ -49,6 +49,7 @@ def interface(
     filter_text: str = "",
     mac: bytes = b"",
     link_type: int = LINKTYPE_ETHERNET,
+    description: str = "",
 ) -> bytes:
     """The description of an interface; packets refer to it by its place, from 0.
 
@@ -58,8 +59,11 @@ def interface(
         filter_text: the capture filter, as the user wrote it.
         mac: 6 octets, or none.
         link_type: what its packets begin with, by tcpdump's numbers.
+        description: a few words about it, or none.
     """
     options = _option(2, name.encode())
+    if description:
+        options += _option(3, description.encode())
     if mac:
         options += _option(6, mac)
     options += _option(9, b"\x09")  # if_tsresol: times are in units of 10**-9 s

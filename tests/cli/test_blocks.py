@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from popnet.cli.blocks import Blocks
+from popnet.cli.blocks import Blocks, cut
 from popnet.core.errors import LinkViolation
 from popnet.net import pcapng
 
@@ -38,3 +38,10 @@ def test_nothing_behind_the_last_packet_that_is_wanted() -> None:
 def test_nonsense(length: int) -> None:
     with pytest.raises(LinkViolation):
         Blocks().feed((6).to_bytes(4, "little") + length.to_bytes(4, "little") + bytes(20))
+
+
+def test_a_cut_is_between_blocks() -> None:
+    ends = [len(b"".join(PACKETS[:n])) for n in range(6)]
+    whole = b"".join(PACKETS)
+    for room in range(len(whole) + 9):
+        assert cut(whole, room) == max(end for end in ends if end <= room)

@@ -1,6 +1,7 @@
 """`capture`: pcapng byte for byte into files and pipes, lines for people, counts, and every way to end."""
 
 import signal
+import struct
 import subprocess
 from pathlib import Path
 
@@ -102,6 +103,79 @@ def test_second_interrupt_does_not_wait(machine: Machine, tmp_path: Path) -> Non
     machine.process.send_signal(signal.SIGCONT)
     assert process.returncode == 130
     assert packets(file.read_bytes()) == 5
+
+
+def statistics(data: bytes) -> list[tuple[int, int]]:
+    """(received, dropped) of each block of statistics in *data*."""
+    found, at = [], 0
+    while at < len(data):
+        kind, length = struct.unpack_from("<II", data, at)
+        if kind == 5:
+            found.append(struct.unpack_from("<Q4xQ", data, at + 24))
+        at += length
+    return found
+
+
+def test_counts_of_the_kernel_end_the_file(machine: Machine, tmp_path: Path) -> None:
+    file = tmp_path / "k1.pcapng"
+    process = machine.popen("capture", "k1", "-w", str(file), stderr=subprocess.DEVNULL)
+    _wait_for_packets(file, 5)
+    assert statistics(file.read_bytes()) == []
+    process.send_signal(signal.SIGTERM)
+    process.communicate()
+    assert statistics(file.read_bytes()) == [(7, 2)]
+
+
+def test_a_ring_of_files(machine: Machine, tmp_path: Path) -> None:
+    directory = tmp_path / "ring"
+    directory.mkdir()
+    path = directory / "k1.pcapng"
+    result = machine.run(
+        *("-q", "capture", "k1", "endless", "-c", "9000"),
+        *("-w", str(path), "--rotate", "256K", "--keep", "2"),
+    )
+    assert result.returncode == 0, result.stderr
+    files = sorted(directory.iterdir())
+    assert [file.name.split("_")[1] for file in files] == ["00003", "00004"]
+    datas = [file.read_bytes() for file in files]
+    assert 200 << 10 < len(datas[0]) <= 256 << 10
+    assert packets(datas[0]) > 2000
+    assert all(data[:4] == b"\x0a\x0d\x0d\x0a" and b"k1/eth0" in data for data in datas)
+    assert all(len(statistics(data)) == 1 for data in datas)
+    assert statistics(datas[1])[0][0] >= 9000, "counts are those of the capture, not of the file"
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("k1", "--keep", "2"), "--keep is about the files of --rotate"),
+        (("k1", "--rotate", "1G"), "needs the name of a file"),
+        (("k1", "--rotate", "1G", "-w", "-"), "needs the name of a file"),
+        (("k1", "--rotate", "often", "-w", "x"), "--rotate: got 'often'; allowed: a size"),
+        ((), "say where: a kernel, a link such as k1-k2, or any"),
+    ],
+)
+def test_words_that_do_not_go_together(machine: Machine, words: tuple[str, ...], says: str) -> None:
+    result = machine.run("capture", *words)
+    assert result.returncode == 2
+    assert says in result.stderr.decode()
+
+
+def test_links_come_with_the_number_of_their_peer(machine: Machine) -> None:
+    """The fake does not filter; what it was asked for, its interface tells."""
+    for words in (("k1-primary", "icmp"), ("--link", "k1", "primary", "icmp")):
+        result = machine.run("-q", "capture", *words, "-c", "1", "-w", "-")
+        assert result.returncode == 0, result.stderr
+        assert b"k1-primary" in result.stdout
+        assert b"\0icmp" in result.stdout
+
+
+@pytest.mark.parametrize("where", ["k9", "k1-k9"])
+def test_who_is_not_there(machine: Machine, where: str) -> None:
+    result = machine.run("capture", where)
+    assert result.returncode == 1
+    assert f"no kernel '{where}' in this machine" in result.stderr.decode()
+    assert "`any` is all" in result.stderr.decode()
 
 
 def test_filter_that_is_wrong(machine: Machine) -> None:

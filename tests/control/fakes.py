@@ -83,7 +83,14 @@ class FakeService:
 
     def kernels(self) -> list[dict[str, Any]]:
         return [
-            {"kid": kid, "name": name, "state": state, "generation": 1, "ttys": 2}
+            {
+                "kid": kid,
+                "name": name,
+                "state": state,
+                "generation": 1,
+                "ttys": 2,
+                "mac": f"02:70:6f:70:6e:{kid:02x}",
+            }
             for kid, (name, state) in enumerate(self.states.items())
         ]
 
