@@ -55,11 +55,16 @@ CAPTURE_SIZE: Final = 4 << 20
 """Bytes of captured frames that may wait for a slow reader; more are dropped from the capture, and
 counted."""
 
-HEARTBEAT_S: Final = 0.1
-"""Seconds between two heartbeats of a kernel."""
+HEARTBEAT_S: Final = 0.4
+"""Seconds between two heartbeats of a kernel. Each wakes a daemon that may have nothing else to do: at 0.1 s
+they were nine tenths of what an idle machine costs."""
 
-HEARTBEATS_MISSED_MAX: Final = 5
-"""Missed heartbeats after which a kernel counts as hung."""
+HEARTBEAT_LOOK_S: Final = 0.2
+"""Seconds between two looks of the primary at all heartbeats, which is one wake-up for all kernels."""
+
+HEARTBEAT_LOOKS_MAX: Final = 4
+"""Looks without a new heartbeat after which a kernel counts as hung: it is told 0.8 to 1.0 s after its last
+one."""
 
 STREAM_WINDOW: Final = 128 << 10
 """Bytes a stream may have in flight before the receiver grants more: half of the normal ring, so that two

@@ -148,6 +148,7 @@ class Daemon:
         self.pump: Pump | None = None
         self._tap: tap.Tap | None = None
         self._pump_thread: threading.Thread | None = None
+        self._next_beat: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         parameters = cmdline.parse(config.kernel.cmdline)
         self._console_level = _QUIET if parameters.quiet else _LEVELS_ALL
@@ -331,11 +332,14 @@ class Daemon:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def beat(self) -> None:
-        """Count heartbeats for as long as the kernel lives."""
-        while True:
-            self.links.beat()
-            await asyncio.sleep(limits.HEARTBEAT_S)
+    def beat(self) -> None:
+        """Count heartbeats, from now on until `stop` has ended.
+
+        A bare timer, because a task that sleeps wakes the loop twice and makes a future each time: it is most
+        of what an idle kernel does.
+        """
+        self.links.beat()
+        self._next_beat = asyncio.get_running_loop().call_later(limits.HEARTBEAT_S, self.beat)
 
     async def _answer_counters(self, kid: int, body: bytes) -> bytes:
         return json.dumps(self.counters()).encode()
@@ -364,6 +368,8 @@ class Daemon:
             await asyncio.to_thread(self._pump_thread.join)
         if self._tap is not None:
             self._tap.close()
+        if self._next_beat is not None:
+            self._next_beat.cancel()
 
 
 def name_process(name: str) -> None:

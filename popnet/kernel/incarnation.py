@@ -23,7 +23,7 @@ class Incarnation:
         gone: a future of the reason of its end, set by the primary once it has done what a death entails.
         reason: why it ended, once it did.
         stopping: its end was asked for.
-        heartbeat, beats_missed: what the primary last saw.
+        heartbeat, looks: what the primary last saw, and how often it has looked since without a new one.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Incarnation:
         self.online: asyncio.Future[list[dict[str, Any]]] = loop.create_future()
         self.gone: asyncio.Future[str] = loop.create_future()
         self.heartbeat = 0
-        self.beats_missed = 0
+        self.looks = 0
         self.stopping = False
         self.reason = ""
         self.failure: BootFailed | None = None

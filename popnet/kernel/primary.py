@@ -131,7 +131,7 @@ class Primary:
         loop.add_reader(self._loader, self._loader_packet)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, lambda: self._spawn(self.down()))
-        self._spawn(self._daemon.beat())
+        self._daemon.beat()
         self._spawn(self._supervise())
         own = self._by_kid[0]
         self._handle(own, states.Load())
@@ -401,10 +401,10 @@ class Primary:
     # Supervision
 
     async def _supervise(self) -> None:
-        """Look at every heartbeat; after HEARTBEATS_MISSED_MAX looks without a new one a kernel counts as
+        """Look at every heartbeat; after HEARTBEAT_LOOKS_MAX looks without a new one a kernel counts as
         hung."""
         while True:
-            await asyncio.sleep(limits.HEARTBEAT_S)
+            await asyncio.sleep(limits.HEARTBEAT_LOOK_S)
             for kernel in self._kernels.values():
                 if kernel.incarnation is not None and kernel.life.state is KernelState.ONLINE:
                     self._look_at(kernel, kernel.incarnation)
@@ -412,17 +412,19 @@ class Primary:
     def _look_at(self, kernel: Entry, incarnation: Incarnation) -> None:
         beats = self._daemon.links.heartbeat(kernel.spec.kid)
         if beats != incarnation.heartbeat:
-            incarnation.heartbeat, incarnation.beats_missed = beats, 0
+            incarnation.heartbeat, incarnation.looks = beats, 0
             self._directory.beat(kernel.spec.kid, time.monotonic_ns())
             if kernel.hung:
                 kernel.hung = False
                 self._event("kernel.recovered", kernel, f"kernel {kernel.spec.kid}: beats again")
             return
-        incarnation.beats_missed += 1
-        if incarnation.beats_missed == limits.HEARTBEATS_MISSED_MAX:
+        incarnation.looks += 1
+        if incarnation.looks == limits.HEARTBEAT_LOOKS_MAX:
             kernel.hung = True
-            missed = f"{limits.HEARTBEATS_MISSED_MAX} heartbeats missed"
-            self._event("kernel.hung", kernel, f"kernel {kernel.spec.kid}: hung ({missed})")
+            silent_s = limits.HEARTBEAT_LOOKS_MAX * limits.HEARTBEAT_LOOK_S
+            self._event(
+                "kernel.hung", kernel, f"kernel {kernel.spec.kid}: hung (no heartbeat for {silent_s:g} s)"
+            )
 
     def _init_exited(self, reason: str) -> None:
         """Kernel 0's init ended: the machine cannot go on without it."""

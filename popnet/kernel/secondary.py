@@ -72,7 +72,7 @@ class _Secondary:
         daemon.endpoint.on(Kind.NOTIFY, self._notify)
         daemon.endpoint.start()
         running.add_reader(self._handover, self._receive_packet)
-        beating = asyncio.create_task(daemon.beat())
+        daemon.beat()
         try:
             await daemon.links.connect(0)
             self._timeline.done("windows")
@@ -86,7 +86,6 @@ class _Secondary:
             self._end.set()
         await self._end.wait()
         await daemon.stop(GRACE_S)
-        beating.cancel()
 
     def _check_in(self) -> None:
         self._checked_in = True
