@@ -8,6 +8,8 @@ from typing import Any
 
 from popnet.core import addresses
 from popnet.kernel.rootfs import RootPlan
+from popnet.machine import cmdline
+from popnet.machine.memory import Range
 from popnet.machine.spec import KernelSpec
 
 
@@ -43,10 +45,11 @@ class BootConfig:
 
     @property
     def address(self) -> str:
-        return str(addresses.ipv4(self.kid, self.subnet))
+        return self.kernel.address
 
     def environment(self, **more: str) -> dict[str, str]:
-        """The environment of programs in the kernel: a login's, then the machine file's, then *more*."""
+        """The environment of programs in the kernel: a login's, then what the command line has for init, then
+        the machine file's, then *more*."""
         return {
             "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
             "HOME": "/root",
@@ -54,6 +57,7 @@ class BootConfig:
             "LOGNAME": "root",
             "SHELL": self.shell,
             "LANG": "C.UTF-8",
+            **cmdline.parse(self.kernel.cmdline).init_environment,
             **dict(self.kernel.env),
             **more,
         }
@@ -66,6 +70,10 @@ class BootConfig:
         kernel = dict(data["kernel"])
         kernel["cpus"] = tuple(kernel["cpus"])
         kernel["services"] = None if kernel["services"] is None else tuple(kernel["services"])
+        for key in ("memory_nodes", "devices"):
+            kernel[key] = tuple(kernel[key])
+        kernel["memory_map"] = tuple(Range(**one) for one in kernel["memory_map"])
+        kernel["hidden_pci"] = tuple((vendor, device) for vendor, device in kernel["hidden_pci"])
         kernel["env"] = tuple((name, value) for name, value in kernel["env"])
         return cls(
             **{
@@ -73,16 +81,22 @@ class BootConfig:
                 "kernel": KernelSpec(**kernel),
                 "subnet": IPv4Network(data["subnet"]),
                 "subnet6": IPv6Network(data["subnet6"]),
-                "root": RootPlan(**data["root"]),
+                "root": RootPlan(
+                    **{
+                        **data["root"],
+                        "devices": tuple(data["root"]["devices"]),
+                        "hidden_pci": tuple(map(tuple, data["root"]["hidden_pci"])),
+                    }
+                ),
             }
         )
 
 
-def hosts_file(kernels: Iterable[KernelSpec], subnet: IPv4Network, subnet6: IPv6Network) -> str:
+def hosts_file(kernels: Iterable[KernelSpec], subnet6: IPv6Network) -> str:
     """The text of /etc/hosts: every kernel of the machine, whether it runs or not."""
     lines = ["127.0.0.1 localhost", "::1 localhost ip6-localhost ip6-loopback"]
     for kernel in kernels:
         names = " ".join(dict.fromkeys((kernel.hostname, kernel.name)))
-        lines.append(f"{addresses.ipv4(kernel.kid, subnet)} {names}")
+        lines.append(f"{kernel.address} {names}")
         lines.append(f"{addresses.ipv6(kernel.kid, subnet6)} {names}")
     return "\n".join(lines) + "\n"

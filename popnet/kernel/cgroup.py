@@ -30,12 +30,14 @@ class Group:
 
     directories: dict[str, Path]
 
-    def limit(self, cpus: str, memory_bytes: int | None) -> list[str]:
-        """Apply the partition: *cpus* as a CPU list, memory in bytes (None: no limit). Returns what could not
-        be applied."""
+    def limit(self, cpus: str, memory_bytes: int | None, nodes: str = "") -> list[str]:
+        """Apply the partition: *cpus* as a CPU list, memory in bytes (None: no limit), the NUMA *nodes* it
+        comes from (empty: all). Returns what could not be applied."""
         missing = []
         if not self._set_cpus(cpus):
             missing.append("cpuset")
+        elif nodes and not _write(self.directories["cpuset"] / "cpuset.mems", nodes):
+            missing.append("memory nodes")
         if memory_bytes is not None and not self._set_memory(memory_bytes):
             missing.append("memory")
         return missing

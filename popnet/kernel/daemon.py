@@ -22,6 +22,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 from typing import Any, Final
 
 from popnet import __version__
@@ -53,12 +54,6 @@ _SSH_PORT: Final = 22
 
 _LEVELS: Final = ("emerg", "alert", "crit", "err", "warning", "notice", "info", "debug")
 """Names of Linux's log levels 0 to 7; a console shows those below its `loglevel=`."""
-
-_LEVELS_ALL: Final = 7
-"""What `loglevel=` is unless it is given, as in Linux."""
-
-_QUIET: Final = 4
-"""What `loglevel=` is with `quiet`, as in Linux."""
 
 _INIT_WATCH_S: Final = 0.1
 """Seconds that an init program of an image's own must last before its kernel counts as online."""
@@ -94,7 +89,7 @@ def prepare(config: BootConfig, group: Group, timeline: Timeline) -> Prepared:
             user_namespace=user_namespace,
             hostname=config.kernel.hostname,
             program=(config.kernel.init, *parameters.init_arguments) if config.kernel.init else (),
-            environ=config.environment(**parameters.init_environment),
+            environ=config.environment(),
         )
         pid = linux.fork_into(linux.CLONE_NEWPID)
         if pid == 0:
@@ -150,10 +145,7 @@ class Daemon:
         self._pump_thread: threading.Thread | None = None
         self._next_beat: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        parameters = cmdline.parse(config.kernel.cmdline)
-        self._console_level = _QUIET if parameters.quiet else _LEVELS_ALL
-        if parameters.loglevel is not None:
-            self._console_level = parameters.loglevel
+        self._parameters = cmdline.parse(config.kernel.cmdline)
         self._console_lines: list[str] = []
         # Joining a control group can take 20 ms (cpuset of v1 waits for all CPUs), so it goes on beside the
         # rest.
@@ -165,6 +157,9 @@ class Daemon:
         where = f"kernel {kernel.kid} ({kernel.name}), generation {self.config.generation}"
         self.say("notice", f"popnet {__version__}: {where}, image {kernel.image}")
         self.say("info", f"Command line: {kernel.cmdline}")
+        if kernel.init is None and self._parameters.init_arguments:
+            words = " ".join(self._parameters.init_arguments)
+            self.say("notice", f"Unknown boot parameters {words!r} would be arguments of an init of your own")
         step = "nic"
         try:
             self._start_nic()
@@ -205,7 +200,7 @@ class Daemon:
     def say(self, level: str, text: str) -> None:
         """Put a line into the kernel's log, and on its console if it matters enough for `loglevel=`."""
         self._log(level, text)
-        if _LEVELS.index(level) >= self._console_level:
+        if _LEVELS.index(level) >= self._parameters.console_level:
             return
         since_s = time.monotonic() - self.config.started_at_s
         self._console_lines.append(f"[{since_s:12.6f}] {text}\n")
@@ -220,7 +215,9 @@ class Daemon:
     def _apply_partition(self, prepared: Prepared) -> list[str]:
         """Put init into its control group and let it go on; returns the limits that were not set."""
         kernel = self.config.kernel
-        missing = prepared.group.limit(format_cpus(kernel.cpus), kernel.memory_bytes)
+        missing = prepared.group.limit(
+            format_cpus(kernel.cpus), kernel.memory_bytes, format_cpus(kernel.memory_nodes)
+        )
         # Either fails only if init has ended, and then `wait_ready` tells why.
         with contextlib.suppress(ProcessLookupError):
             prepared.group.add(prepared.init_pid)
@@ -231,7 +228,8 @@ class Daemon:
     def _start_nic(self) -> None:
         config = self.config
         self._tap = tap.open_tap("eth0")
-        configured = nic.configure("eth0", config.kid, config.subnet, config.subnet6, config.kernel.mtu)
+        networks, mtu = (config.subnet, config.subnet6), config.kernel.mtu
+        configured = nic.configure("eth0", config.kid, *networks, mtu, IPv4Address(config.address))
         # A kernel that shares its core must not spin on it while others could run.
         poll_us = limits.POLL_US if self.modes.spin_max_us else 0
         self.pump = Pump(

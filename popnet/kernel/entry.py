@@ -64,7 +64,7 @@ class Entry:
             "cpus": format_cpus(spec.cpus),
             "memory_bytes": spec.memory_bytes,
             "memory_used_bytes": group.memory_used() if group else None,
-            "ipv4": str(addresses.ipv4(spec.kid, machine.subnet)),
+            "ipv4": spec.address,
             "ipv6": str(addresses.ipv6(spec.kid, machine.subnet6)),
             "mac": addresses.mac_text(spec.kid),
             "mtu": spec.mtu,

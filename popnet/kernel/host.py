@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Final
 
 from popnet.machine.host import Host
+from popnet.machine.memory import Memory, Range, union
 
 PROC: Final = Path("/proc")
 CGROUP_ROOT: Final = Path("/sys/fs/cgroup")
+SYSTEM: Final = Path("/sys/devices/system")
 
 _UNLIMITED_V1: Final = 1 << 62
 """Version 1 says "no limit" with the largest multiple of a page below 2**63."""
@@ -31,14 +33,34 @@ class ControlGroups:
     delegated: frozenset[str]
 
 
-def read_host(proc: Path = PROC, cgroup_root: Path = CGROUP_ROOT) -> Host:
+def read_host(proc: Path = PROC, cgroup_root: Path = CGROUP_ROOT, system: Path = SYSTEM) -> Host:
     """The CPUs that this process may run on, and the memory that it may use, in bytes."""
     memory_bytes = _total_memory(proc)
     directory = control_groups(proc, cgroup_root).directories.get("memory")
     while directory is not None and directory.is_relative_to(cgroup_root):
         memory_bytes = min(memory_bytes, _memory_limit(directory) or memory_bytes)
         directory = directory.parent
-    return Host(cpus=tuple(sorted(os.sched_getaffinity(0))), memory_bytes=memory_bytes)
+    cpus = tuple(sorted(os.sched_getaffinity(0)))
+    return Host(cpus=cpus, memory_bytes=memory_bytes, nodes=memory_nodes(system))
+
+
+def memory_nodes(system: Path = SYSTEM) -> dict[int, Memory]:
+    """The memory of each NUMA node by address, as far as Linux tells: it is cut into blocks of one size, each
+    with a directory. Empty where there are none, as in some containers."""
+    size = _lines(system / "memory/block_size_bytes")
+    if not size:
+        return {}
+    block_bytes = int(size[0], 16)
+    nodes = {int(path.name[4:]): path for path in (system / "node").glob("node[0-9]*")}
+    memory: dict[int, Memory] = {}
+    for number, directory in sorted((nodes or {0: system / "memory"}).items()):
+        blocks = [int(block.name[6:]) for block in directory.glob("memory[0-9]*") if _is_online(block)]
+        memory[number] = union(Range(n * block_bytes, (n + 1) * block_bytes) for n in blocks)
+    return memory
+
+
+def _is_online(block: Path) -> bool:
+    return "offline" not in _words(block / "state")
 
 
 def control_groups(proc: Path = PROC, root: Path = CGROUP_ROOT) -> ControlGroups:

@@ -23,7 +23,7 @@ import contextlib
 import os
 import shutil
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -37,7 +37,9 @@ _COPIED_MAX: Final = 1 << 20
 """Bytes of the largest file copied where an overlay cannot be used: loose files beside directories with
 mounts below."""
 
-_DEVICES: Final = ("null", "zero", "full", "random", "urandom", "tty", "net/tun", "fuse")
+_DEVICES: Final = ("null", "zero", "full", "random", "urandom", "tty")
+"""Devices that every kernel has."""
+
 _READ_ONLY_PROC: Final = ("sys", "sysrq-trigger", "irq", "bus", "fs")
 _MASKED_PROC: Final = ("kcore", "kmsg", "timer_list", "sched_debug", "keys")
 _SAFE: Final = linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC
@@ -53,6 +55,8 @@ class RootPlan:
         links: ramdisk only: path inside -> target of a symbolic link.
         files: path inside -> text, written over what the root has there.
         proc_files: name below /proc -> text shown there instead.
+        devices: names below /dev of the host's devices it has, beside those that every kernel has.
+        hidden_pci: (vendor, device) of the PCI devices that /sys does not show.
         size: bytes the private tmpfs may hold, or None for half of the host's memory.
     """
 
@@ -61,6 +65,8 @@ class RootPlan:
     links: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
     proc_files: Mapping[str, str] = field(default_factory=dict)
+    devices: tuple[str, ...] = ()
+    hidden_pci: tuple[tuple[int, int], ...] = ()
     size: int | None = None
 
 
@@ -221,7 +227,8 @@ def _mount_system(root: Path, base: Path, plan: RootPlan) -> None:
     linux.mount("proc", root / "proc", "proc", _SAFE)
     _protect_proc(root / "proc", base, plan.proc_files)
     linux.mount("sysfs", root / "sys", "sysfs", _SAFE | linux.MS_RDONLY)
-    _make_devices(root / "dev")
+    _hide_pci(root / "sys", plan.hidden_pci)
+    _make_devices(root / "dev", plan.devices)
     linux.mount("tmpfs", root / "run", "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=755")
     linux.mount("tmpfs", root / "tmp", "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=1777")
 
@@ -245,11 +252,33 @@ def _existing(directory: Path, names: Iterable[str]) -> list[Path]:
     return [directory / name for name in names if (directory / name).exists()]
 
 
-def _make_devices(dev: Path) -> None:
+def _hide_pci(sys: Path, hidden: Collection[tuple[int, int]]) -> None:
+    """Show the devices of the PCI bus without the *hidden* ones: another list of them, and nothing where they
+    are."""
+    bus = sys / "bus/pci/devices"
+    if not hidden or not bus.is_dir():
+        return
+    links = {link.name: link.readlink() for link in bus.iterdir()}
+    gone = [name for name in links if _pci_numbers(bus / name) in hidden]
+    for name in gone:
+        linux.mount("tmpfs", (bus / name).resolve(), "tmpfs", _SAFE | linux.MS_RDONLY, "mode=555,size=4k")
+    linux.mount("tmpfs", bus, "tmpfs", _SAFE, "mode=755,size=1m")
+    for name, target in links.items():
+        if name not in gone:
+            # `../../../devices/...` leads to the same place from here: the directory's path has not changed.
+            (bus / name).symlink_to(target)
+    linux.mount("none", bus, "", linux.MS_BIND | linux.MS_REMOUNT | linux.MS_RDONLY | _SAFE)
+
+
+def _pci_numbers(device: Path) -> tuple[int, int]:
+    return int((device / "vendor").read_text(), 16), int((device / "device").read_text(), 16)
+
+
+def _make_devices(dev: Path, more: Iterable[str]) -> None:
     linux.mount("tmpfs", dev, "tmpfs", linux.MS_NOSUID, "mode=755,size=1m")
-    for name in _DEVICES:
+    for name in (*_DEVICES, *more):
         if os.access(f"/dev/{name}", os.R_OK | os.W_OK):
-            (dev / name).parent.mkdir(exist_ok=True)
+            (dev / name).parent.mkdir(parents=True, exist_ok=True)
             (dev / name).touch()
             linux.mount(f"/dev/{name}", dev / name, "", linux.MS_BIND)
     (dev / "pts").mkdir()

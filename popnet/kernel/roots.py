@@ -1,15 +1,17 @@
 """From an image to the root file system of a kernel: which programs of the host it needs, and which files it
 is given."""
 
+import os
 import shutil
 import struct
 import subprocess
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from popnet.core.errors import Unavailable
 from popnet.kernel.bootconfig import hosts_file
 from popnet.kernel.rootfs import RootPlan
+from popnet.machine.devices import SHARED
 from popnet.machine.image import Image
 from popnet.machine.spec import KernelSpec, MachineSpec
 
@@ -25,13 +27,17 @@ def root_plan(machine: MachineSpec, kernel: KernelSpec, image: Image) -> RootPla
         Unavailable: the host lacks a program that the image needs.
     """
     files = {
-        "/etc/hosts": hosts_file(machine.kernels, machine.subnet, machine.subnet6),
+        "/etc/hosts": hosts_file(machine.kernels, machine.subnet6),
         "/etc/hostname": f"{kernel.hostname}\n",
         "/etc/resolv.conf": "# a popnet machine has no name server\n",
     }
-    proc_files = {"cmdline": f"{kernel.cmdline}\n"}
+    common: dict[str, Any] = {
+        "proc_files": {"cmdline": f"{kernel.cmdline}\n"},
+        "devices": _devices(kernel),
+        "hidden_pci": kernel.hidden_pci,
+    }
     if image.root == "host-overlay":
-        return RootPlan("host-overlay", files=files, proc_files=proc_files)
+        return RootPlan("host-overlay", files=files, **common)
     files |= {
         "/etc/passwd": _LIGHT_PASSWD,
         "/etc/group": _LIGHT_GROUP,
@@ -45,7 +51,22 @@ def root_plan(machine: MachineSpec, kernel: KernelSpec, image: Image) -> RootPla
         programs[f"/bin/{name}"] = path
         if name == "busybox":
             links |= {f"/bin/{applet}": "busybox" for applet in _applets(path) if applet != "busybox"}
-    return RootPlan("ramdisk", programs=programs, links=links, files=files, proc_files=proc_files)
+    return RootPlan("ramdisk", programs=programs, links=links, files=files, **common)
+
+
+def _devices(kernel: KernelSpec) -> tuple[str, ...]:
+    """The devices of the host that *kernel* has. Raises Unavailable for one that it asks for and that cannot
+    be used; those that every kernel may have come only where the host has them."""
+    for name in kernel.devices:
+        path = Path("/dev", name)
+        if name in SHARED:
+            continue
+        if not (path.is_char_device() or path.is_block_device()):
+            raise Unavailable(f"kernel {kernel.name}: devices={name}: this host has no device {path}")
+        if not os.access(path, os.R_OK | os.W_OK):
+            hint = "the user who starts the machine needs permission to use it"
+            raise Unavailable(f"kernel {kernel.name}: devices={name}: no permission to use {path}", hint)
+    return kernel.devices
 
 
 def login_shell(image: Image) -> str:

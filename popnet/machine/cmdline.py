@@ -3,70 +3,87 @@
     present_mask=1-2 mem=512M vty=2 hostname=k1 ip=10.1.2.2 quiet loglevel=7 init=/bin/sh colour=blue -- -l
 
 As in Linux, words are split at blanks, double quotes protect blanks (`motd="hello there"`) and cannot be
-written themselves, a `-` in a name equals `_`, and of a parameter given twice the last one counts. What is
-not known here is kept for init: `name=value` becomes its environment, a bare word its argument, and so does
-all after `--`.
+written themselves, a `-` in a name equals `_`, and of a parameter given twice the last one counts (lists are
+joined). `parameters` has each that is known. What is not known is kept for init: `name=value` becomes its
+environment, a bare word its argument, and so does all after `--`.
 """
 
 from dataclasses import dataclass, fields, replace
-from ipaddress import IPv4Address
-from typing import Final
+from typing import Any
 
-from popnet.core.limits import COMMAND_LINE_MAX, TTYS_MAX
-from popnet.machine import names
-from popnet.machine.units import format_cpus, format_size, parse_cpus, parse_size
-
-_LOGLEVEL_MAX: Final = 7
+from popnet.core.limits import COMMAND_LINE_MAX
+from popnet.machine.devices import Device, PciFlag
+from popnet.machine.memory import MapEntry
+from popnet.machine.parameters import (
+    BY_NAME,
+    HARDWARE,
+    LOGLEVEL_ALL,
+    LOGLEVEL_DEFAULT,
+    LOGLEVEL_QUIET,
+    PARAMETERS,
+    Parameter,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class BootParameters:
-    """A command line, taken apart; None is "not given".
+    """A command line, taken apart; None, False and () are "not given". `parameters` says what each means.
 
     Attributes:
-        cpus: `present_mask=`, the CPUs the kernel may see.
-        memory_bytes: `mem=`.
-        ttys: `vty=`, how many terminals.
-        hostname: `hostname=`.
-        address: `ip=`.
-        quiet: `quiet`: only errors reach the console.
-        loglevel: `loglevel=`, 0 to 7: what reaches the console.
-        init: `init=`.
         rest: what else was given, in order, as (name, value); a bare word has no value.
         arguments: what followed `--`.
     """
 
     cpus: tuple[int, ...] | None = None
     memory_bytes: int | None = None
+    memmap: tuple[MapEntry, ...] = ()
+    devices: tuple[Device, ...] = ()
+    pci_flags: tuple[PciFlag, ...] = ()
     ttys: int | None = None
     hostname: str | None = None
     address: str | None = None
     quiet: bool = False
+    debug: bool = False
     loglevel: int | None = None
     init: str | None = None
     rest: tuple[tuple[str, str | None], ...] = ()
     arguments: tuple[str, ...] = ()
 
     @property
+    def console_level(self) -> int:
+        """Lines of the log of a lower level reach the console."""
+        if self.loglevel is not None:
+            return self.loglevel
+        return LOGLEVEL_ALL if self.debug else LOGLEVEL_QUIET if self.quiet else LOGLEVEL_DEFAULT
+
+    @property
     def init_environment(self) -> dict[str, str]:
         """The unknown `name=value` parameters; a name with a dot is a module's, and not passed on."""
-        return {name: value for name, value in self.rest if value is not None and "." not in name}
+        return {name: value for name, value in self._for_init() if value is not None and "." not in name}
 
     @property
     def init_arguments(self) -> tuple[str, ...]:
         """The unknown bare words, and what followed `--`."""
-        return (*(name for name, value in self.rest if value is None), *self.arguments)
+        return (*(name for name, value in self._for_init() if value is None), *self.arguments)
 
     def over(self, defaults: "BootParameters") -> "BootParameters":
         """Both: of what both give, these count."""
         given = {
             field.name: getattr(self, field.name)
             for field in fields(self)
-            if getattr(self, field.name) not in (None, False)
+            if is_given(getattr(self, field.name))
         }
         given["rest"] = defaults.rest + self.rest
         given["arguments"] = defaults.arguments + self.arguments
         return replace(defaults, **given)
+
+    def _for_init(self) -> list[tuple[str, str | None]]:
+        return [(name, value) for name, value in self.rest if name.replace("-", "_") not in HARDWARE]
+
+
+def is_given(value: object) -> bool:
+    """Whether the *value* of a parameter is one: 0 is, None, False and () are not."""
+    return value is not None and value is not False and value != ()
 
 
 def parse(text: str) -> BootParameters:
@@ -76,42 +93,34 @@ def parse(text: str) -> BootParameters:
     if "--" in words:
         end = words.index("--")
         arguments, words = tuple(words[end + 1 :]), words[:end]
-    known: dict[str, object] = {}
+    known: dict[str, Any] = {}
     rest: list[tuple[str, str | None]] = []
     for word in words:
-        name, equals, value = word.partition("=")
+        name, equals, text = word.partition("=")
         if not name:
             raise ValueError(f"{word!r} has no name before its '='")
+        parameter = BY_NAME.get(name.replace("-", "_"))
+        if parameter is None:
+            rest.append((name, text if equals else None))
+            continue
         try:
-            field_and_value = _known(name.replace("-", "_"), value if equals else None)
+            value = _value(parameter, text if equals else None)
         except ValueError as error:
             raise ValueError(f"{name}=: {error}") from None
-        if field_and_value:
-            known[field_and_value[0]] = field_and_value[1]
-        else:
-            rest.append((name, value if equals else None))
-    return replace(BootParameters(rest=tuple(rest), arguments=arguments), **known)  # type: ignore[arg-type]
+        known[parameter.field] = known.get(parameter.field, ()) + value if parameter.many else value
+    return replace(BootParameters(rest=tuple(rest), arguments=arguments), **known)
 
 
 def compose(parameters: BootParameters) -> str:
     """The command line that `parse` reads back as *parameters*; ValueError if there is none."""
     words: list[str] = []
-    if parameters.cpus is not None:
-        words.append(f"present_mask={format_cpus(parameters.cpus)}")
-    if parameters.memory_bytes is not None:
-        words.append(f"mem={format_size(parameters.memory_bytes)}")
-    if parameters.ttys is not None:
-        words.append(f"vty={parameters.ttys}")
-    if parameters.hostname is not None:
-        words.append(_word("hostname", parameters.hostname))
-    if parameters.address is not None:
-        words.append(_word("ip", parameters.address))
-    if parameters.quiet:
-        words.append("quiet")
-    if parameters.loglevel is not None:
-        words.append(f"loglevel={parameters.loglevel}")
-    if parameters.init is not None:
-        words.append(_word("init", parameters.init))
+    for parameter in PARAMETERS:
+        value = getattr(parameters, parameter.field)
+        if not is_given(value):
+            continue
+        words.append(
+            parameter.name if parameter.parse is None else _word(parameter.name, parameter.write(value))
+        )
     words.extend(_word(name, value) for name, value in parameters.rest)
     if parameters.arguments:
         words.append("--")
@@ -124,41 +133,14 @@ def compose(parameters: BootParameters) -> str:
     return text
 
 
-def _known(name: str, value: str | None) -> tuple[str, object] | None:
-    """The field of BootParameters that *name* sets, and to what; None for a name that is init's business."""
-    match name:
-        case "quiet" if value is None:
-            return "quiet", True
-        case "quiet":
-            raise ValueError(f"got {value!r}; allowed: no value")
-        case "present_mask":
-            return "cpus", parse_cpus(_given(value, "present_mask=0-1,3"))
-        case "mem":
-            return "memory_bytes", parse_size(_given(value, "mem=512M"))
-        case "vty":
-            return "ttys", _whole(_given(value, "vty=2"), 1, TTYS_MAX)
-        case "loglevel":
-            return "loglevel", _whole(_given(value, "loglevel=7"), 0, _LOGLEVEL_MAX)
-        case "hostname":
-            return "hostname", names.hostname(_given(value, "hostname=k1"))
-        case "ip":
-            return "address", str(IPv4Address(_given(value, "ip=10.1.2.2")))
-        case "init":
-            return "init", names.program(_given(value, "init=/sbin/init"))
-        case _:
-            return None
-
-
-def _given(value: str | None, example: str) -> str:
-    if not value:
-        raise ValueError(f"it has no value; write it as in {example}")
-    return value
-
-
-def _whole(text: str, minimum: int, maximum: int) -> int:
-    if not (text.isascii() and text.isdecimal() and len(text) <= 9 and minimum <= int(text) <= maximum):
-        raise ValueError(f"got {text!r}; allowed: {minimum} to {maximum}")
-    return int(text)
+def _value(parameter: Parameter, text: str | None) -> Any:
+    if parameter.parse is None:
+        if text is not None:
+            raise ValueError(f"got {text!r}; allowed: no value")
+        return True
+    if not text:
+        raise ValueError(f"it has no value; write it as in {parameter.example}")
+    return parameter.parse(text)
 
 
 def _split(text: str) -> list[str]:

@@ -91,10 +91,16 @@ def load_image(directory: str) -> Image:
         report.problem(("append",), str(error))
     else:
         own = BootParameters(
-            quiet=defaults.quiet, loglevel=defaults.loglevel, rest=defaults.rest, arguments=defaults.arguments
+            pci_flags=defaults.pci_flags,
+            quiet=defaults.quiet,
+            debug=defaults.debug,
+            loglevel=defaults.loglevel,
+            rest=defaults.rest,
+            arguments=defaults.arguments,
         )
         if defaults != own:
-            report.problem(("append",), "CPUs, memory, terminals, names and init have keys; write them there")
+            text = "CPUs, memory, devices, terminals, names and init belong to kernels, or have keys"
+            report.problem(("append",), text)
     if report.lines:
         raise report.error()
     return Image(

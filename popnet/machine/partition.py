@@ -49,3 +49,14 @@ def number_kernels(names: Iterable[str], explicit: Mapping[str, int]) -> dict[st
         taken.add(free)
         kids[name] = free
     return kids
+
+
+def nearest_cpus(wanted: Iterable[int], free: Iterable[int]) -> tuple[int, ...]:
+    """The *free* CPUs most like those *wanted*: those that are free themselves, then those nearest to them.
+
+    As many as wanted, or all that are free.
+    """
+    wanted, free = set(wanted), set(free)
+    kept = wanted & free
+    others = sorted(free - kept, key=lambda cpu: (min(abs(cpu - one) for one in wanted), cpu))
+    return tuple(sorted([*kept, *others[: len(wanted) - len(kept)]]))

@@ -23,6 +23,8 @@ SYNONYMS: Final = {
     "sshd": "ssh",
     "nodes": "kernels",
     "network": "subnet",
+    "address": "ip",
+    "pci_dev_flags": "devices",
 }
 """Words of neighbouring tools, and ours for the same thing; for suggestions only."""
 

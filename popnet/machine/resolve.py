@@ -4,31 +4,28 @@ Pure. Each check reports into one list and goes on, so that a user sees every er
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from itertools import combinations
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Address
 from typing import Any
 
-from popnet.core import addresses
-from popnet.core.limits import KERNELS_MAX
-from popnet.machine import cmdline, names
-from popnet.machine.cmdline import BootParameters
+from popnet.core.limits import KERNELS_MAX, MEMORY_MIN
+from popnet.machine import claims, cmdline, names
+from popnet.machine.claims import Claim
+from popnet.machine.cmdline import BootParameters, is_given
+from popnet.machine.devices import device_names
 from popnet.machine.host import Host
 from popnet.machine.image import Image
+from popnet.machine.memory import Memory, kernel_memory, total
 from popnet.machine.names import PRIMARY
+from popnet.machine.parameters import PARAMETERS
 from popnet.machine.partition import number_kernels, owned_cores, share_cpus
 from popnet.machine.problems import Path, Problem
 from popnet.machine.schema import KernelSection, MachineSection
 from popnet.machine.spec import KernelSpec, MachineSpec
-from popnet.machine.units import approximate_size, format_cpus, format_size
+from popnet.machine.units import approximate_size, format_size
 
-_KEYS: dict[str, tuple[str, str]] = {
-    "cpus": ("cpus", "present_mask"),
-    "memory": ("memory_bytes", "mem"),
-    "ttys": ("ttys", "vty"),
-    "hostname": ("hostname", "hostname"),
-    "init": ("init", "init"),
-}
-"""Keys of a kernel that are boot parameters too: the field of BootParameters, and the parameter."""
+_KEYS = {parameter.key: parameter for parameter in PARAMETERS if parameter.key}
+"""Keys of a kernel that are boot parameters too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +39,14 @@ class _Kernel:
     image: Image
 
     def said(self, key: str) -> Any:
-        """The value of *key*, whether the file gives it as a key or in `append`; None if neither does."""
-        appended = getattr(self.appended, _KEYS[key][0])
-        return getattr(self.section, key) if appended is None else appended
+        """The value of *key*, whether the file gives it as a key or in `append`; None or () if neither."""
+        appended = getattr(self.appended, _KEYS[key].field)
+        return appended if is_given(appended) else getattr(self.section, key)
+
+    @property
+    def parameters(self) -> BootParameters:
+        """What `append` gives, over what the image's does."""
+        return self.appended.over(cmdline.parse(self.image.append))
 
     def path_of(self, key: str) -> Path:
         return (*self.path, key if key in self.section.model_fields_set else "append")
@@ -71,10 +73,13 @@ def resolve(
         kernels[kernel_name] = _Kernel(kernel_name, path, section, appended, image)
         _check_kernel(kernels[kernel_name], problems)
     kids = _kids(kernels, problems)
-    cpus = _cpus(kernels, machine, host, problems)
-    _check_memory(kernels, machine, host, problems)
+    resources = _resources(machine, host, problems)
+    cpus = _cpus(kernels, machine, resources, problems)
+    memory = _memory(kernels, machine, resources, problems)
+    _check_devices(kernels, machine, problems)
     _check_hostnames(kernels, problems)
     _check_subnets(kids, machine, problems)
+    ips = _addresses(kernels, kids, machine, problems)
     if problems:
         return None, problems
     # The primary mostly sleeps: a secondary owns a CPU that only the primary lists too, the primary does not.
@@ -84,12 +89,15 @@ def resolve(
     for kernel in kernels.values():
         try:
             own = kernel.name
-            specs.append(_spec(kernel, kids[own], cpus[own], cores[own], machine))
+            spec = _spec(kernel, kids[own], ips[own], cpus[own], cores[own], machine)
+            specs.append(replace(spec, **_partition(memory.get(own, ()), kernel, resources)))
         except ValueError as error:
             problems.append(Problem((*kernel.path, "append"), str(error)))
     specs.sort(key=lambda spec: spec.kid)
-    spec = MachineSpec(name, file, machine.subnet, machine.subnet6, tuple(specs))
-    return (None if problems else spec), problems
+    whole = MachineSpec(
+        name, file, machine.subnet, machine.subnet6, tuple(specs), resources, machine.mtu, machine.overcommit
+    )
+    return (None if problems else whole), problems
 
 
 def _unknown_image(name: str) -> Image:
@@ -103,13 +111,12 @@ def _appended(path: Path, section: KernelSection, problems: list[Problem]) -> Bo
     except ValueError as error:
         problems.append(Problem((*path, "append"), str(error)))
         return BootParameters()
-    for key, (field, parameter) in _KEYS.items():
-        if getattr(appended, field) is not None and key in section.model_fields_set:
-            text = f"{parameter}= means the same as the key {key!r}, which is given too; keep one of them"
+    for key, parameter in _KEYS.items():
+        if is_given(getattr(appended, parameter.field)) and key in section.model_fields_set:
+            text = (
+                f"{parameter.name}= means the same as the key {key!r}, which is given too; keep one of them"
+            )
             problems.append(Problem((*path, "append"), text))
-    if appended.address is not None:
-        text = "ip= cannot be chosen: an address is made of the kid; set 'kid', or 'subnet' of the machine"
-        problems.append(Problem((*path, "append"), text))
     return appended
 
 
@@ -145,69 +152,79 @@ def _kids(kernels: Mapping[str, _Kernel], problems: list[Problem]) -> dict[str, 
     return number_kernels(kernels, explicit)
 
 
+def _resources(machine: MachineSection, host: Host, problems: list[Problem]) -> Host:
+    """What of *host* the machine may use."""
+    cpus, memory_bytes = host.cpus, host.memory_bytes
+    if machine.cpus is not None:
+        path = ("machine", "cpus")
+        if problem := claims.absent_cpus(Claim(path, machine.cpus), host.cpus, "this host"):
+            problems.append(problem)
+        else:
+            cpus = machine.cpus
+    if machine.memory is not None:
+        if machine.memory > memory_bytes and not machine.overcommit:
+            text = f"got {format_size(machine.memory)}, but this host has {approximate_size(memory_bytes)}"
+            problems.append(Problem(("machine", "memory"), text))
+        else:
+            memory_bytes = machine.memory
+    return replace(host, cpus=cpus, memory_bytes=memory_bytes)
+
+
 def _cpus(
-    kernels: Mapping[str, _Kernel], machine: MachineSection, host: Host, problems: list[Problem]
+    kernels: Mapping[str, _Kernel], machine: MachineSection, resources: Host, problems: list[Problem]
 ) -> dict[str, tuple[int, ...]]:
     """The CPUs of each kernel."""
-
-    def check(path: Path, cpus: tuple[int, ...], available: tuple[int, ...], owner: str) -> None:
-        absent = format_cpus(set(cpus) - set(available))
-        if absent:
-            text = (
-                f"got {format_cpus(cpus)!r}, but {owner} has no CPU {absent}; it has {format_cpus(available)}"
-            )
-            problems.append(Problem(path, text))
-
-    available, owner = host.cpus, "this host"
-    if machine.cpus is not None:
-        check(("machine", "cpus"), machine.cpus, available, owner)
-        if set(machine.cpus) <= set(available):
-            available, owner = machine.cpus, "the machine"
-    explicit: dict[str, tuple[int, ...]] = {
-        name: kernel.said("cpus") for name, kernel in kernels.items() if kernel.said("cpus") is not None
+    listed: dict[str, Claim[tuple[int, ...]]] = {
+        name: Claim(kernel.path_of("cpus"), kernel.said("cpus"))
+        for name, kernel in kernels.items()
+        if kernel.said("cpus") is not None
     }
-    for name, cpus in explicit.items():
-        check(kernels[name].path_of("cpus"), cpus, available, owner)
-    for first, second in combinations(explicit, 2):
-        shared = format_cpus(set(explicit[first]) & set(explicit[second]))
-        if shared and not machine.overcommit:
-            text = (
-                f"CPU {shared} belongs to {first}, which lists {format_cpus(explicit[first])}; "
-                f"give {second} others, or set 'overcommit: true' for the machine"
-            )
-            problems.append(Problem(kernels[second].path_of("cpus"), text))
+    owner = "this host" if machine.cpus is None else "the machine"
+    problems += claims.check_cpus(listed, resources.cpus, owner, machine.overcommit)
+    explicit = {name: claim.value for name, claim in listed.items()}
     automatic = [name for name in kernels if name not in explicit]
-    return {**explicit, **share_cpus(available, explicit, automatic)}
+    return {**explicit, **share_cpus(resources.cpus, explicit, automatic)}
 
 
-def _check_memory(
-    kernels: Mapping[str, _Kernel], machine: MachineSection, host: Host, problems: list[Problem]
-) -> None:
-    if machine.overcommit:
-        return
-    has = f"this host has {approximate_size(host.memory_bytes)}"
-    limit = host.memory_bytes
-    if machine.memory is not None:
-        if machine.memory > limit:
-            problems.append(Problem(("machine", "memory"), f"got {format_size(machine.memory)}, but {has}"))
-        else:
-            limit, has = machine.memory, f"the machine has {format_size(machine.memory)}"
-    total = 0
-    for kernel in kernels.values():
-        wanted: int | None = kernel.said("memory")
-        if wanted is None:
-            continue
-        total += wanted
-        if wanted > limit:
-            text = f"got {format_size(wanted)}, but {has}"
-        elif total > limit >= total - wanted:
+def _memory(
+    kernels: Mapping[str, _Kernel], machine: MachineSection, resources: Host, problems: list[Problem]
+) -> dict[str, Memory]:
+    """The memory of each kernel that has it by address."""
+    maps: dict[str, Claim[Memory]] = {}
+    amounts: dict[str, Claim[int]] = {}
+    for name, kernel in kernels.items():
+        if entries := kernel.said("memmap"):
+            own = kernel_memory(resources.memory_map, entries, kernel.appended.memory_bytes)
+            maps[name] = Claim(kernel.path_of("memmap"), own)
+            amounts[name] = Claim(kernel.path_of("memmap"), total(own))
+            if kernel.section.memory is not None:
+                text = "the memory map says how much it is; leave this key out"
+                problems.append(Problem((*kernel.path, "memory"), text))
+        elif kernel.said("memory") is not None:
+            amounts[name] = Claim(kernel.path_of("memory"), kernel.said("memory"))
+    problems += claims.check_memory_maps(maps, resources.memory_map, machine.overcommit)
+    for claim in amounts.values():
+        if claim.value < MEMORY_MIN:
             text = (
-                f"with these {format_size(wanted)} the kernels want {approximate_size(total)}, but {has}; "
-                "give them less, or set 'overcommit: true' for the machine"
+                f"that is {format_size(claim.value)} of memory; allowed: at least {format_size(MEMORY_MIN)}"
             )
-        else:
-            continue
-        problems.append(Problem(kernel.path_of("memory"), text))
+            problems.append(Problem(claim.path, text))
+    if not machine.overcommit:
+        limit = resources.memory_bytes
+        has = f"this host has {approximate_size(limit)}"
+        if machine.memory == limit:
+            has = f"the machine has {format_size(limit)}"
+        problems += claims.check_amounts(amounts, limit, has)
+    return {name: claim.value for name, claim in maps.items()}
+
+
+def _check_devices(kernels: Mapping[str, _Kernel], machine: MachineSection, problems: list[Problem]) -> None:
+    named = {
+        name: Claim(kernel.path_of("devices"), device_names(kernel.said("devices")))
+        for name, kernel in kernels.items()
+        if kernel.said("devices")
+    }
+    problems += claims.check_devices(named, machine.overcommit)
 
 
 def _check_hostnames(kernels: Mapping[str, _Kernel], problems: list[Problem]) -> None:
@@ -233,20 +250,57 @@ def _check_subnets(kids: Mapping[str, int], machine: MachineSection, problems: l
             problems.append(Problem(("machine", key), f"{text}; take a larger network"))
 
 
+def _addresses(
+    kernels: Mapping[str, _Kernel],
+    kids: Mapping[str, int],
+    machine: MachineSection,
+    problems: list[Problem],
+) -> dict[str, str]:
+    """The IPv4 address of each kernel."""
+    subnet = machine.subnet
+    usual = {name: kid + 1 for name, kid in kids.items()}
+    ips = {name: str(subnet[n]) if n < subnet.num_addresses else "" for name, n in usual.items()}
+    chosen = {name: kernel.said("ip") for name, kernel in kernels.items() if kernel.said("ip") is not None}
+    ips |= chosen
+    for name, text in chosen.items():
+        path, address = kernels[name].path_of("ip"), IPv4Address(text)
+        same = [other for other in kernels if other != name and ips[other] == text]
+        if address not in subnet or address in (subnet.network_address, subnet.broadcast_address):
+            room = f"{subnet[1]} to {subnet[-2]}"
+            problems.append(Problem(path, f"got {text!r}; allowed: an address of {subnet}, {room}"))
+        elif same:
+            problems.append(Problem(path, f"{text} is the address of {same[0]}; give each kernel its own"))
+    return ips
+
+
+def _partition(memory: Memory, kernel: _Kernel, resources: Host) -> dict[str, Any]:
+    """What a kernel with this memory by address, and these devices, has beside its CPUs."""
+    found: dict[str, Any] = {
+        "cpus_listed": kernel.said("cpus") is not None,
+        "devices": device_names(kernel.said("devices") or ()),
+        "hidden_pci": tuple((flag.vendor, flag.device) for flag in kernel.parameters.pci_flags),
+    }
+    if memory:
+        found |= {"memory_bytes": total(memory), "memory_map": memory}
+        found["memory_nodes"] = resources.nodes_of(memory)
+    return found
+
+
 def _spec(
-    kernel: _Kernel, kid: int, cpus: tuple[int, ...], cores: float, machine: MachineSection
+    kernel: _Kernel, kid: int, address: str, cpus: tuple[int, ...], cores: float, machine: MachineSection
 ) -> KernelSpec:
     """The kernel with every default filled in; raises ValueError if its boot parameters cannot be written."""
     section, image = kernel.section, kernel.image
-    defaults = cmdline.parse(image.append)
     parameters = BootParameters(
         cpus=cpus,
         memory_bytes=kernel.said("memory"),
+        memmap=kernel.said("memmap") or (),
+        devices=kernel.said("devices") or (),
         ttys=kernel.said("ttys") or image.ttys,
         hostname=kernel.said("hostname") or kernel.name,
-        address=str(addresses.ipv4(kid, machine.subnet)),
+        address=address,
         init=kernel.said("init") or image.init,
-    ).over(kernel.appended.over(defaults))
+    ).over(kernel.parameters)
     assert parameters.ttys is not None and parameters.hostname is not None
     return KernelSpec(
         kid=kid,
@@ -265,4 +319,5 @@ def _spec(
         services=section.services,
         append=" ".join(text for text in (image.append, section.append) if text),
         cmdline=cmdline.compose(parameters),
+        address=address,
     )

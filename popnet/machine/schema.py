@@ -5,7 +5,7 @@ problem, and the section without its wrong keys, so that what does not hang on t
 """
 
 from collections.abc import Callable, Mapping
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from typing import Annotated, Any, Final, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, WithJsonSchema
@@ -13,7 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationErr
 from popnet.core.addresses import DEFAULT_SUBNET, DEFAULT_SUBNET6
 from popnet.core.limits import KERNELS_MAX, MEMORY_MIN, MTU_MAX, MTU_MIN, TTYS_MAX
 from popnet.machine import names
+from popnet.machine.devices import DEVICES_ALLOWED, Device, parse_devices
 from popnet.machine.image import KINDS, ROOTS
+from popnet.machine.memory import MEMMAP_ALLOWED, MapEntry, parse_memmap
 from popnet.machine.problems import Path, Problem, shown, suggestion
 from popnet.machine.units import CPUS_ALLOWED, SIZE_ALLOWED, format_size, parse_cpus, parse_size
 
@@ -132,16 +134,46 @@ def _services(value: object) -> tuple[str, ...]:
     return tuple(map(names.service, value))
 
 
+def _devices(value: object) -> tuple[Device, ...]:
+    if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
+        raise ValueError(f"got {shown(value)}; allowed: a list of {DEVICES_ALLOWED}")
+    return tuple(device for word in value for device in parse_devices(word))
+
+
+def _address(text: str) -> str:
+    try:
+        return str(IPv4Address(text))
+    except ValueError:
+        raise ValueError(f"got {text!r}; allowed: an IPv4 address such as 10.1.2.9") from None
+
+
 _SCALAR: Final = ["string", "integer"]
 Cpus = Annotated[
     tuple[int, ...] | None,
     PlainValidator(_cpus),
-    WithJsonSchema({"type": _SCALAR, "pattern": r"^(auto|[0-9]+(-[0-9]+)?(,[0-9]+(-[0-9]+)?)*)$"}),
+    WithJsonSchema(
+        {"type": _SCALAR, "pattern": r"^(auto|0[xX][0-9a-fA-F]+|[0-9]+(-[0-9]+)?(,[0-9]+(-[0-9]+)?)*)$"}
+    ),
 ]
 Memory = Annotated[
     int | None,
     PlainValidator(_memory),
     WithJsonSchema({"type": _SCALAR, "pattern": "^(auto|[0-9]+([KMGTkmgt](iB)?)?)$"}),
+]
+Memmap = Annotated[
+    tuple[MapEntry, ...],
+    _text(parse_memmap, MEMMAP_ALLOWED),
+    WithJsonSchema(
+        {"type": "string", "pattern": "^[0-9a-zA-Z]+[@$][0-9a-zA-Z]+(,[0-9a-zA-Z]+[@$][0-9a-zA-Z]+)*$"}
+    ),
+]
+Devices = Annotated[
+    tuple[Device, ...],
+    PlainValidator(_devices),
+    WithJsonSchema({"type": "array", "items": {"type": "string", "minLength": 1}}),
+]
+Address = Annotated[
+    str | None, _text(_address, "an IPv4 address such as 10.1.2.9"), WithJsonSchema({"type": "string"})
 ]
 MtuDefault = Annotated[int, _whole(MTU_MIN, MTU_MAX), _whole_schema(MTU_MIN, MTU_MAX)]
 Mtu = Annotated[int | None, _whole(MTU_MIN, MTU_MAX), _whole_schema(MTU_MIN, MTU_MAX)]
@@ -226,6 +258,16 @@ class KernelSection(Section):
     memory: Memory = Field(
         default=None, description="Most memory it may use, such as 512M or 2G; auto: no limit."
     )
+    memmap: Memmap = Field(
+        default=(),
+        description="The memory it has by address, such as 2G@4G; then 'memory' is left out.",
+        json_schema_extra={"default": None},
+    )
+    devices: Devices = Field(
+        default=(),
+        description="Devices of the host in its /dev, such as [loop0, 'fuse:b']; :b takes one away.",
+        json_schema_extra={"default": None},
+    )
     ttys: Ttys = Field(default=None, description="How many terminals it has; the image knows the default.")
     mtu: Mtu = Field(default=None, description="MTU of its NIC, in bytes; the machine's by default.")
     hostname: Hostname = Field(default=None, description="What uname -n says in it; its name by default.")
@@ -239,6 +281,7 @@ class KernelSection(Section):
         default=None,
         description="The only services its programs may open or offer; by default all but the kernels'.",
     )
+    ip: Address = Field(default=None, description="The address of its NIC; by default made of the kid.")
     kid: Kid = Field(
         default=None, description="Its number, of which its addresses are made; by default the next free one."
     )

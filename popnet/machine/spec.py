@@ -5,6 +5,9 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from popnet.core import addresses
 from popnet.core.errors import NoSuchKernel
+from popnet.machine.devices import SHARED
+from popnet.machine.host import Host
+from popnet.machine.memory import Memory
 from popnet.machine.problems import nearest
 
 
@@ -30,6 +33,12 @@ class KernelSpec:
         append: the boot parameters that were asked for by name, the image's first.
         cmdline: all its boot parameters, compiled; what its /proc/cmdline says.
         services: the only services that its programs may open or offer; None: all but the kernels' own.
+        address: its IPv4 address.
+        cpus_listed: its CPUs were listed, so no other kernel may list them.
+        memory_map: the memory it has, if it has it by address; `memory_bytes` is how much that is.
+        memory_nodes: the NUMA nodes its memory comes from; () is any.
+        devices: names below /dev of the devices it has, beside those that every kernel has.
+        hidden_pci: (vendor, device) of the PCI devices that it does not see.
     """
 
     kid: int
@@ -48,6 +57,12 @@ class KernelSpec:
     append: str
     cmdline: str
     services: tuple[str, ...] | None = None
+    address: str = ""
+    cpus_listed: bool = False
+    memory_map: Memory = ()
+    memory_nodes: tuple[int, ...] = ()
+    devices: tuple[str, ...] = SHARED
+    hidden_pci: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +74,9 @@ class MachineSpec:
         file: the path of the file that describes it, as given.
         subnet, subnet6: the networks its kernels' addresses come from.
         kernels: in the order of their kids; the first is the primary.
+        resources: what of the host they share.
+        mtu: of a NIC, unless its kernel says otherwise.
+        overcommit: whether kernels may have the same CPUs and memory.
     """
 
     name: str
@@ -66,6 +84,9 @@ class MachineSpec:
     subnet: IPv4Network
     subnet6: IPv6Network
     kernels: tuple[KernelSpec, ...]
+    resources: Host
+    mtu: int = 1500
+    overcommit: bool = False
 
     @property
     def primary(self) -> KernelSpec:
@@ -83,7 +104,7 @@ class MachineSpec:
         raise NoSuchKernel(text, hint=f"Its kernels are {', '.join(names)}.")
 
     def ipv4(self, kernel: KernelSpec) -> IPv4Address:
-        return addresses.ipv4(kernel.kid, self.subnet)
+        return IPv4Address(kernel.address)
 
     def ipv6(self, kernel: KernelSpec) -> IPv6Address:
         return addresses.ipv6(kernel.kid, self.subnet6)

@@ -10,10 +10,11 @@ from typing import Final
 
 from popnet.core.limits import CPUS_MAX
 
-CPUS_ALLOWED: Final = "a list of CPU numbers and ranges such as 0-1,3"
+CPUS_ALLOWED: Final = "a list of CPU numbers and ranges such as 0-1,3, or a mask such as 0xb"
 SIZE_ALLOWED: Final = "a size such as 512M, 2G or 512MiB (K, M, G and T are powers of 1024)"
 DURATION_ALLOWED: Final = "a duration such as 5ms, 200us, 1.5s, 2m or 1h"
 
+_MASK = re.compile(rf"0[xX]([0-9a-fA-F]{{1,{CPUS_MAX // 4}}})")
 _RANGE = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9}))?")
 _SIZE = re.compile(r"([0-9]{1,20})(?:([KMGT])(?:iB)?)?", re.IGNORECASE)
 _DURATION = re.compile(r"([0-9]{1,18})(?:\.([0-9]{1,9}))?(ns|us|µs|ms|s|m|h)")
@@ -31,7 +32,12 @@ _DURATION_UNITS_NS: Final = {
 
 
 def parse_cpus(text: str) -> tuple[int, ...]:
-    """The CPUs that *text* lists, in rising order, each once; at least one."""
+    """The CPUs that *text* lists, or whose bits are set in the mask it is; in rising order, each once."""
+    if mask := _MASK.fullmatch(text):
+        bits = int(mask[1], 16)
+        if not bits:
+            raise ValueError(f"got {text!r}, a mask without a CPU; allowed: {CPUS_ALLOWED}")
+        return tuple(cpu for cpu in range(bits.bit_length()) if bits >> cpu & 1)
     cpus: set[int] = set()
     for part in text.split(","):
         match = _RANGE.fullmatch(part.strip())

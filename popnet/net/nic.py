@@ -49,16 +49,18 @@ def configure(
     subnet: IPv4Network = addresses.DEFAULT_SUBNET,
     subnet6: IPv6Network = addresses.DEFAULT_SUBNET6,
     mtu: int = 1500,
+    ipv4: IPv4Address | None = None,
 ) -> Nic:
     """Configure the TAP *tap_name* for kernel *kid* and bring it up, in the caller's network namespace.
 
-    Needs CAP_NET_ADMIN over that namespace. The routes are those the kernel adds with the addresses.
+    Needs CAP_NET_ADMIN over that namespace. *ipv4* is an address of *subnet* other than the kid's. The routes
+    are those the kernel adds with the addresses.
 
     Raises:
         OSError: the kernel refused a step; the error names it.
     """
     mac = addresses.mac(kid)
-    ipv4 = addresses.ipv4(kid, subnet)
+    ipv4 = ipv4 or addresses.ipv4(kid, subnet)
     ipv6 = None
     skipped: tuple[str, ...] = ()
     settings = f"/proc/sys/net/ipv6/conf/{tap_name}"

@@ -65,11 +65,11 @@ def test_address_and_environment(config: BootConfig) -> None:
 
 
 def test_every_kernel_is_in_the_hosts_file_under_both_names(machine: MachineSpec) -> None:
-    text = hosts_file(machine.kernels, machine.subnet, machine.subnet6)
+    text = hosts_file(machine.kernels, machine.subnet6)
     assert text.startswith("127.0.0.1 localhost\n::1 localhost")
     lines = text.splitlines()
     assert "10.1.2.1 primary" in lines
     assert "10.1.2.2 one k1" in lines
     assert any(line.endswith("::2 one k1") for line in lines)
     same = replace(machine.by_name("k1"), hostname="k1")
-    assert "10.1.2.2 k1\n" in hosts_file([same], machine.subnet, machine.subnet6)
+    assert "10.1.2.2 k1\n" in hosts_file([same], machine.subnet6)

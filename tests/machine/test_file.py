@@ -213,7 +213,43 @@ def test_file_that_is_not_utf8(tmp_path: Path) -> None:
         ),
         ("kernels: {k1: {append: 'a \"b'}}", "m.yaml:3:24: kernels.k1.append: a double quote"),
         ("kernels: {k1: {append: mem=x}}", "m.yaml:3:24: kernels.k1.append: mem=: got 'x'; allowed: a size"),
-        ("kernels: {k1: {append: ip=1.2.3.4}}", "m.yaml:3:24: kernels.k1.append: ip= cannot be chosen"),
+        (
+            "kernels: {k1: {append: ip=1.2.3.4}}",
+            "m.yaml:3:24: kernels.k1.append: got '1.2.3.4'; allowed: an address of 10.1.2.0/24, 10.1.2.1 to",
+        ),
+        ("kernels: {k1: {ip: 10.1.2.1}}", "m.yaml:3:20: kernels.k1.ip: 10.1.2.1 is the address of primary; "),
+        ("kernels: {k1: {ip: 10.1.2.255}}", "m.yaml:3:20: kernels.k1.ip: got '10.1.2.255'; allowed: an addr"),
+        ("kernels: {k1: {ip: no}}", "m.yaml:3:20: kernels.k1.ip: got 'no'; allowed: an IPv4 address such as"),
+        (
+            "kernels: {k1: {append: memmap=1G@9G}}",
+            "m.yaml:3:24: kernels.k1.append: 1G@9G is not all memory: the machine has nothing there (1G@9G); "
+            "it has 8G@0; the nearest that is free is 1G@7G",
+        ),
+        (
+            "kernels: {k1: {memmap: 2G@1G}, k2: {memmap: 1G@2G}}",
+            "m.yaml:3:45: kernels.k2.memmap: 1G@2G overlaps k1, which has 2G@1G, by 1G@2G; "
+            "the nearest that is free is 1G@3G",
+        ),
+        ("kernels: {k1: {memmap: 1G}}", "m.yaml:3:24: kernels.k1.memmap: got '1G'; allowed: SIZE@START for"),
+        ("kernels: {k1: {memmap: 1G@1G, memory: 1G}}", "m.yaml:3:39: kernels.k1.memory: the memory map says"),
+        (
+            "kernels: {k1: {append: mem=512}}",
+            "m.yaml:3:24: kernels.k1.append: that is 512 of memory; allowed",
+        ),
+        (
+            "kernels: {k1: {append: memmap=1M@1G}}",
+            "m.yaml:3:24: kernels.k1.append: that is 1M of memory; all",
+        ),
+        ("kernels: {k1: {devices: loop0}}", "m.yaml:3:25: kernels.k1.devices: got 'loop0'; allowed: a list"),
+        ("kernels: {k1: {devices: [../x]}}", "m.yaml:3:25: kernels.k1.devices: got '../x'; allowed: names"),
+        (
+            "kernels: {k1: {devices: [loop0, fuse]}, k2: {append: 'devices=fuse,loop0'}}",
+            "m.yaml:3:54: kernels.k2.append: device loop0 belongs to k1; take it from one of the two, or",
+        ),
+        (
+            "kernels: {k1: {append: 'pci_dev_flags=8086:10c9'}}",
+            "m.yaml:3:24: kernels.k1.append: pci_dev_flags=",
+        ),
         (
             "kernels: {k1: {append: mem=1G, memory: 1G}}",
             "m.yaml:3:24: kernels.k1.append: mem= means the same",
@@ -346,7 +382,7 @@ def test_errors_of_an_image_come_with_its_own_place(tmp_path: Path) -> None:
     assert str(caught.value).splitlines() == [
         f"{image}/image.yaml:2:7: kind: got 'nativ'; did you mean 'native'?",
         f"{image}/image.yaml:3:9: append: "
-        "CPUs, memory, terminals, names and init have keys; write them there",
+        "CPUs, memory, devices, terminals, names and init belong to kernels, or have keys",
         f"{image}/image.yaml:4:7: name: got 'other'; allowed: 'mine', the name of its directory",
         f"{file}:3:35: kernels.k1.ttys: got 0; allowed: a whole number from 1 to 16",
     ]

@@ -32,14 +32,22 @@ def test_durations_round_trip(duration_ns: int) -> None:
 
 @pytest.mark.parametrize(
     ("text", "cpus", "shortest"),
-    [("0", (0,), "0"), ("0-1,3", (0, 1, 3), "0-1,3"), ("3, 1,2", (1, 2, 3), "1-3"), ("1,1-2", (1, 2), "1-2")],
+    [
+        ("0", (0,), "0"),
+        ("0-1,3", (0, 1, 3), "0-1,3"),
+        ("3, 1,2", (1, 2, 3), "1-3"),
+        ("1,1-2", (1, 2), "1-2"),
+        ("0xb", (0, 1, 3), "0-1,3"),
+    ],
 )
 def test_cpus(text: str, cpus: tuple[int, ...], shortest: str) -> None:
     assert parse_cpus(text) == cpus
     assert format_cpus(cpus) == shortest
 
 
-@pytest.mark.parametrize("text", ["", ",", "1,", "a", "-1", "1-", "3-1", "0-8192", "1 2", "0x1", "\u0663"])
+@pytest.mark.parametrize(
+    "text", ["", ",", "1,", "a", "-1", "1-", "3-1", "0-8192", "1 2", "0x", "0x0", "0xg", "0x1,2", "\u0663"]
+)
 def test_wrong_cpus(text: str) -> None:
     with pytest.raises(ValueError, match="allowed: "):
         parse_cpus(text)
