@@ -304,13 +304,17 @@ class Kernel:
         links = [(self.name, peer)]
         return Capture(CaptureFeeds(self.machine.client, "", filter, snap_length, links=links))
 
-    async def inject(self, *frames: bytes | Iterable[bytes]) -> int:
+    async def inject(self, *frames: bytes | Iterable[bytes], direction: str = "out") -> int:
         """Sends frames out of its NIC, each from its Ethernet header on; the number that were sent.
 
         Less than were given if there was no room for some. Raises Refused for one that is no frame by its
         size.
+
+        Args:
+            direction: "out", as if the kernel had sent them; "in", to it, as if they had come over a link.
         """
-        async with await connect(self._socket, wire.stream_path(self.name, "inject"), {}) as stream:
+        params = {"direction": direction}
+        async with await connect(self._socket, wire.stream_path(self.name, "inject"), params) as stream:
             for item in frames:
                 for frame in (item,) if isinstance(item, bytes) else item:
                     await stream.send(frame)

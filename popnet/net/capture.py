@@ -9,6 +9,10 @@ Statistics follow the frames: whenever some were dropped since the last, and whe
 data. Those that answer carry the time of the question: every frame from before it has been sent. Who merges
 captures of several kernels by time asks those that are silent.
 
+A capture may *divert*: the frames that it accepts, of one direction or both, end in it, and neither the guest
+nor the wire gets them. Frames of `inject` are captured and never diverted, so that who diverts may put back
+what it likes. When the capture ends, frames go their way again.
+
 A capture ends when the client closes its half of the stream: frames captured before are still sent, then the
 statistics, then the result. It ends at once when the client is gone. In every case the pump's capture is
 closed before the eventfd that it writes.
@@ -45,6 +49,10 @@ INJECT_WAITS_S: Final = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032)
 """Waits for room in the pump's queue before a frame is given up."""
 
 
+DIRECTIONS: Final = {"": (False, False), "in": (True, False), "out": (False, True), "both": (True, True)}
+"""What may be diverted: by name, whether frames to the guest, and frames from it."""
+
+
 @dataclass(frozen=True, slots=True)
 class CaptureRequest:
     """Parameters of a capture.
@@ -54,24 +62,29 @@ class CaptureRequest:
         snap_length: bytes to keep of a frame.
         peer: only frames between this kernel and the one of this kid, its broadcasts included; None: all.
         interface: place of the interface in the file that the client writes, from 0.
+        divert: which of the frames to divert, one of DIRECTIONS.
     """
 
     filter: str
     snap_length: int
     peer: int | None = None
     interface: int = 0
+    divert: str = ""
 
     @classmethod
     def parse(cls, params: dict[str, Any]) -> "CaptureRequest":
-        """Read `{"filter": str, "snap_length": int, "peer": int, "interface": int}`, all optional; a length
-        of 0 keeps whole frames. Raises Refused."""
+        """Read `{"filter": str, "snap_length": int, "peer": int, "interface": int, "divert": str}`, all
+        optional; a length of 0 keeps whole frames. Raises Refused."""
         text = params.get("filter", "")
         if not isinstance(text, str):
             raise Refused(f"capture: filter is a string, got {text!r}")
         length = _number(params, "snap_length", FRAME_SIZE_MAX, " bytes")
         peer = _number(params, "peer", KID_MAX) if params.get("peer") is not None else None
         interface = _number(params, "interface", INTERFACES_MAX)
-        return cls(text.strip(), length or FRAME_SIZE_MAX, peer, interface)
+        divert = params.get("divert", "")
+        if divert not in tuple(DIRECTIONS):
+            raise Refused(f"capture: divert is in, out or both, got {divert!r}")
+        return cls(text.strip(), length or FRAME_SIZE_MAX, peer, interface, divert)
 
     def program_text(self, kid: int) -> str:
         """What libpcap is to compile, at kernel *kid*; empty: nothing, every frame is wanted."""
@@ -215,6 +228,8 @@ def _opened(
         capture = _Capture(pump, capture_id, request.interface, ready)
         loop.add_reader(bell, rung)
         try:
+            if request.divert:
+                pump.capture_divert(capture_id, *DIRECTIONS[request.divert])
             yield capture
         finally:
             loop.remove_reader(bell)
@@ -252,9 +267,15 @@ async def _send(stream: Stream, capture: _Capture, head: bytes) -> None:
 async def serve_inject(stream: Stream, pump: PumpLike) -> None:
     """Send each chunk as one frame, from its Ethernet header on; result {"injected", "dropped"}.
 
+    The parameter `direction` is "out" (the default), as if the guest had sent it, or "in": to the guest, as
+    if it had come over a link.
+
     Raises:
-        Refused: a chunk is no frame by its size; the frames before it were sent.
+        Refused: another direction; or a chunk is no frame by its size, and the frames before it were sent.
     """
+    direction = stream.params.get("direction", "out")
+    if direction not in ("in", "out"):
+        raise Refused(f"inject: direction is in or out, got {direction!r}")
     counts = {"injected": 0, "dropped": 0}
     try:
         while (chunk := await stream.receive()) is not None:
@@ -263,15 +284,15 @@ async def serve_inject(stream: Stream, pump: PumpLike) -> None:
                 raise Refused(
                     f"inject: a frame has {FRAME_SIZE_MIN} to {FRAME_SIZE_MAX} bytes, not {len(frame)}"
                 )
-            counts["injected" if await _inject(pump, frame) else "dropped"] += 1
+            counts["injected" if await _inject(pump, frame, direction == "in") else "dropped"] += 1
     except (StreamClosed, PeerDied):
         return
     await stream.close(dict(counts))
 
 
-async def _inject(pump: PumpLike, frame: bytes) -> bool:
+async def _inject(pump: PumpLike, frame: bytes, to_guest: bool) -> bool:
     for wait_s in INJECT_WAITS_S:
-        if pump.inject(frame):
+        if pump.inject(frame, to_guest):
             return True
         await asyncio.sleep(wait_s)
-    return pump.inject(frame)
+    return pump.inject(frame, to_guest)

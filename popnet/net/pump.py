@@ -39,6 +39,9 @@ class PumpLike(Protocol):
             RuntimeError: as many captures are open as the pump can serve.
         """
 
+    def capture_divert(self, capture_id: int, to_guest: bool, from_guest: bool, /) -> None:
+        """From now on frames that this capture accepts end in it, those of the directions given."""
+
     def capture_blocks(self, capture_id: int, interface_id: int, size: int, /) -> tuple[bytes, int, int]:
         """Frames as blocks of pcapng, oldest first: (blocks, how many frames, time of the last in ns).
 
@@ -52,8 +55,11 @@ class PumpLike(Protocol):
     def capture_close(self, capture_id: int, /) -> int:
         """End the capture; returns how many frames were dropped."""
 
-    def inject(self, frame: bytes, /) -> bool:
-        """Send *frame*, from its Ethernet header on, as if the guest had; False: the queue is full."""
+    def inject(self, frame: bytes, to_guest: bool = False) -> bool:
+        """Send *frame*, from its Ethernet header on, as if the guest had; False: the queue is full.
+
+        With *to_guest*, hand it to the guest, as if it had come over a link. No capture diverts it.
+        """
 
 
 @dataclass(slots=True)
@@ -64,6 +70,7 @@ class _FakeCapture:
     notify_fd: int
     waiting: deque[CapturedFrame] = field(default_factory=deque)
     dropped: int = 0
+    diverts: tuple[bool, bool] = (False, False)  # by direction
 
 
 class FakePump:
@@ -72,7 +79,8 @@ class FakePump:
     It notifies as sparingly as a pump may: only when the first frame comes to wait.
 
     Attributes:
-        injected: frames taken by `inject`, in order.
+        injected: frames taken by `inject`, in order; `given`: those for the guest.
+        passed: frames that no capture diverted, as (direction, frame).
         refusals: how many calls of `inject` will find the queue full.
         captures_max: how many captures may be open.
         captures: ids of the open ones.
@@ -80,6 +88,8 @@ class FakePump:
 
     def __init__(self) -> None:
         self.injected: list[bytes] = []
+        self.given: list[bytes] = []
+        self.passed: list[tuple[int, bytes]] = []
         self.refusals = 0
         self.captures_max = 16
         self._captures: dict[int, _FakeCapture] = {}
@@ -90,10 +100,12 @@ class FakePump:
         return list(self._captures)
 
     def frame(self, time_ns: int, direction: int, frame: bytes) -> None:
-        """Let a frame pass."""
+        """Let a frame pass, unless a capture diverts it."""
+        diverted = False
         for capture in self._captures.values():
             if capture.filter is not None and not capture.filter.matches(frame):
                 continue
+            diverted |= capture.diverts[direction]
             kept = frame[: capture.snap_length]
             if len(kept) > capture.room:
                 capture.dropped += 1
@@ -102,6 +114,8 @@ class FakePump:
             capture.waiting.append((time_ns, direction, len(frame), kept))
             if len(capture.waiting) == 1:
                 os.eventfd_write(capture.notify_fd, 1)
+        if not diverted:
+            self.passed.append((direction, frame))
 
     def capture_open(
         self, size: int, snap_length: int, program: bytes | None, bpf_filter_address: int, notify_fd: int, /
@@ -112,6 +126,9 @@ class FakePump:
         capture_id = next(self._ids)
         self._captures[capture_id] = _FakeCapture(size, snap_length, compiled, notify_fd)
         return capture_id
+
+    def capture_divert(self, capture_id: int, to_guest: bool, from_guest: bool, /) -> None:
+        self._captures[capture_id].diverts = (to_guest, from_guest)
 
     def capture_blocks(self, capture_id: int, interface_id: int, size: int, /) -> tuple[bytes, int, int]:
         capture = self._captures[capture_id]
@@ -131,9 +148,9 @@ class FakePump:
     def capture_close(self, capture_id: int, /) -> int:
         return self._captures.pop(capture_id).dropped
 
-    def inject(self, frame: bytes, /) -> bool:
+    def inject(self, frame: bytes, to_guest: bool = False) -> bool:
         if self.refusals:
             self.refusals -= 1
             return False
-        self.injected.append(frame)
+        (self.given if to_guest else self.injected).append(frame)
         return True

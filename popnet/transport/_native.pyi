@@ -236,8 +236,12 @@ class Pump:
     def violations(self) -> list[int]:
         """Kids whose link was retired because of a violation since the last call; detach them."""
 
-    def inject(self, frame: Buffer, /) -> bool:
-        """Send *frame* (Ethernet header first, 14 to 65550 bytes) as if the guest had; False: queue full."""
+    def inject(self, frame: Buffer, to_guest: bool = False) -> bool:
+        """Send *frame* (Ethernet header first, 14 to 65550 bytes) as if the guest had; False: queue full.
+
+        With *to_guest*, hand it to the guest as if it had come over a link; no queue, so never False.
+        Captures see it either way, and none diverts it.
+        """
 
     def set_mode(self, kid: int | None, mode: Mode, spin_max_us: int = 20) -> None:
         """Wait so for frames of *kid*, attached or not; None: of every kernel, and of the guest.
@@ -250,9 +254,9 @@ class Pump:
 
     def counters(self) -> dict[str, int]:
         """By name: `tx_` (from the guest) and `rx_` (to it) frames and bytes, `injected_frames`,
-        `relayed_frames`, `flooded_frames`, every `drop_<reason>`, `ring_full`, `stalls`, `wrong_guesses`,
-        `violations`, `upcalls`, `sleeps`, `kicks_spurious`, `spin_hits`, `spin_misses`, `rounds`, and `kicks`
-        and `kicks_suppressed` of all its links."""
+        `injected_to_guest`, `relayed_frames`, `flooded_frames`, every `drop_<reason>`, `ring_full`, `stalls`,
+        `wrong_guesses`, `violations`, `upcalls`, `sleeps`, `kicks_spurious`, `spin_hits`, `spin_misses`,
+        `rounds`, and `kicks` and `kicks_suppressed` of all its links."""
 
     def capture_open(
         self,
@@ -275,6 +279,10 @@ class Pump:
         Raises:
             RuntimeError: 16 captures are open already.
         """
+
+    def capture_divert(self, id: int, to_guest: bool, from_guest: bool, /) -> None:
+        """From now on frames that this capture accepts end in it, those of the directions given; counted as
+        `drop_diverted`, and lost if it has no room. KeyError: no such capture."""
 
     def capture_read(self, id: int, budget: int, /) -> list[tuple[int, int, int, bytes]]:
         """At most *budget* frames: (CLOCK_REALTIME ns, 0 to the guest or 1 from it, original length, bytes).

@@ -355,3 +355,30 @@ async def test_a_client_of_inject_that_goes_away_is_no_error() -> None:
     near, far = pair("inject")
     near.abort()
     await serve_inject(far, FakePump())
+
+
+async def test_frames_are_injected_to_the_guest_if_asked() -> None:
+    pump = FakePump()
+    near, far = pair("inject", {"direction": "in"})
+    task = asyncio.create_task(serve_inject(far, pump))
+    await near.send(PING)
+    await near.close()
+    assert await near.receive() is None
+    await task
+    assert (pump.given, pump.injected) == ([PING], [])
+    with pytest.raises(Refused, match="in or out, got 'up'"):
+        await serve_inject(pair("inject", {"direction": "up"})[1], pump)
+
+
+async def test_what_is_diverted_goes_no_further_until_the_capture_ends() -> None:
+    pump = FakePump()
+    client, task = await opened(pump, divert="out")
+    pump.frame(1, 1, PING)
+    pump.frame(2, 0, ARP)
+    await client.stream.close()
+    assert [packet(body)[2] for kind, body in await client.rest() if kind == PACKET] == [PING, ARP]
+    await task
+    pump.frame(3, 1, PING)
+    assert pump.passed == [(0, ARP), (1, PING)]
+    with pytest.raises(Refused, match="in, out or both, got 'up'"):
+        CaptureRequest.parse({"divert": "up"})

@@ -294,3 +294,59 @@ def test_a_checksum_that_is_not_there_is_left_alone(linked: Lab, start: int, off
 def test_the_largest_frame_is_captured_whole(linked: Lab) -> None:
     frame = ethernet(2, random.Random(2).randbytes(FRAME_SIZE_MAX - 14), source=1)
     assert capture_one(linked, NO_OFFLOAD + frame) == frame
+
+
+def test_a_capture_that_diverts_ends_what_it_accepts() -> None:
+    with running((1, 2)) as lab:
+        lab.connect(1, 2)
+        pump = lab[1].pump
+        program, address = compile_filter("ether[14] = 7")
+        capture = pump.capture_open(1 << 16, 0, program, address, -1)
+        pump.capture_divert(capture, False, True)
+        lab[1].send(2, b"\x07 taken")
+        passed = lab[1].send(2, b"\x08 passes")
+        assert lab[2].receive() == passed
+        answer = lab[2].send(1, b"\x07 the other way")
+        assert lab[1].receive() == answer
+        assert [frame[1] for frame in read_all(lab[1], capture, 2)] == [FROM_GUEST, TO_GUEST]
+        pump.capture_divert(capture, True, False)
+        lab[2].send(1, b"\x07 taken")
+        answer = lab[2].send(1, b"\x08 passes")
+        assert lab[1].receive() == answer
+        assert lab[1].count("drop_diverted") == 2
+        pump.capture_close(capture)
+        answer = lab[2].send(1, b"\x07 again")
+        assert lab[1].receive() == answer, "the way is free once the capture has ended"
+        with pytest.raises(KeyError):
+            pump.capture_divert(capture, True, True)
+
+
+def test_injected_frames_are_never_diverted() -> None:
+    with running((1, 2)) as lab:
+        lab.connect(1, 2)
+        capture = lab[1].pump.capture_open(1 << 16, 0, None, 0, -1)
+        lab[1].pump.capture_divert(capture, True, True)
+        lab[1].pump.inject(ethernet(2, b"out"))
+        assert lab[2].receive() == NO_OFFLOAD + ethernet(2, b"out")
+        assert lab[1].pump.inject(ethernet(1, b"in"), to_guest=True)
+        assert lab[1].receive() == NO_OFFLOAD + ethernet(1, b"in")
+        assert [frame[1] for frame in read_all(lab[1], capture, 2)] == [FROM_GUEST, TO_GUEST]
+        counters = lab[1].pump.counters()
+        assert (counters["injected_frames"], counters["injected_to_guest"]) == (1, 1)
+        assert (counters["tx_frames"], counters["rx_frames"], counters["drop_diverted"]) == (1, 1, 0)
+        lab[1].pump.set_link_up(False)
+        lab[1].pump.inject(ethernet(1, b"nobody"), to_guest=True)
+        assert lab[1].count("drop_link_down") == 1
+        assert not lab[1].has_frame()
+
+
+def test_what_is_diverted_and_finds_no_room_is_lost() -> None:
+    with running((1, 2)) as lab:
+        lab.connect(1, 2)
+        capture = lab[1].pump.capture_open(0, 1000, None, 0, -1)
+        lab[1].pump.capture_divert(capture, False, True)
+        for _ in range(3):
+            lab[1].send(2, bytes(1000))
+        eventually(lambda: lab[1].count("drop_diverted") == 3)
+        assert lab[1].pump.capture_close(capture) == 2
+        assert not lab[2].has_frame()

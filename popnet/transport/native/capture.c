@@ -2,7 +2,7 @@
  * A capture is a tap on one NIC: it copies what its filter accepts into a buffer that Python empties. There
  * are two halves: the pump fills one, Python parses the other, and capture_read() swaps them at the gate; so
  * neither waits while the other copies. What finds no room is counted as dropped. Frames do not know they
- * are captured.
+ * are captured, unless the capture *diverts*: then those that it accepts end in it, room or no room.
  */
 
 #include "native.h"
@@ -25,6 +25,7 @@ struct capture {
     uint32_t snap_length;
     struct bpf_insn *program; /* NULL: everything */
     bpf_filter_function filter;
+    unsigned diverts; /* bit `direction`: such frames go no further */
     int notify; /* eventfd of the reader: rung when the half being filled stops being empty */
     size_t half_size;
     uint8_t *filling, *draining;
@@ -84,20 +85,21 @@ static int64_t wall_clock_ns(void) {
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
-/* Offer one frame, vnet header first. */
-static void capture_offer(struct capture *c, enum direction direction, const uint8_t *frame, uint32_t size) {
+/* Offer one frame, vnet header first. True: it goes no further. */
+static bool capture_offer(struct capture *c, enum direction direction, const uint8_t *frame, uint32_t size) {
     const uint8_t *packet = frame + VNET_HEADER_SIZE;
     uint32_t original = size - VNET_HEADER_SIZE, kept = c->snap_length;
     if (c->program) {
         uint32_t wanted = c->filter(c->program, packet, original, original);
         if (wanted == 0)
-            return;
+            return false;
         kept = kept < wanted ? kept : wanted;
     }
     kept = kept < original ? kept : original;
+    bool diverted = c->diverts >> direction & 1;
     if (captured_size(kept) > c->half_size - c->filled) {
         add(&c->dropped, 1);
-        return;
+        return diverted;
     }
     uint8_t *at = c->filling + c->filled;
     struct captured header = {wall_clock_ns(), direction, original, kept, 0};
@@ -107,6 +109,7 @@ static void capture_offer(struct capture *c, enum direction direction, const uin
     if (c->filled == 0)
         kick(c->notify);
     c->filled += captured_size(kept);
+    return diverted;
 }
 
 /* ---- as Enhanced Packet Blocks of pcapng (draft-ietf-opsawg-pcapng-03, section 4.3), in little endian */

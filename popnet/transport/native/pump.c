@@ -21,23 +21,34 @@ static void count_refused_write(Pump *pump, int error) {
     }
 }
 
-static void give_to_guest(Pump *pump, const uint8_t *frame, uint32_t size) {
-    if (!pump->link_up) {
+/* Can a frame reach the guest at all? Counts it if not. */
+static bool guest_listens(Pump *pump) {
+    if (!pump->link_up)
         pump->counters.drop_link_down++;
-        return;
-    }
-    if (pump->tap_gone) {
+    else if (pump->tap_gone)
         pump->counters.drop_nic_gone++;
-        return;
-    }
-    if (pump->captures)
-        capture_all(pump, TO_GUEST, frame, size);
+    else
+        return true;
+    return false;
+}
+
+static void write_to_guest(Pump *pump, const uint8_t *frame, uint32_t size) {
     if (write(pump->tap, frame, size) < 0) {
         count_refused_write(pump, errno);
         return;
     }
     pump->counters.rx_frames++;
     pump->counters.rx_bytes += size - VNET_HEADER_SIZE;
+}
+
+static void give_to_guest(Pump *pump, const uint8_t *frame, uint32_t size) {
+    if (!guest_listens(pump))
+        return;
+    if (pump->captures && capture_all(pump, TO_GUEST, frame, size)) {
+        pump->counters.drop_diverted++;
+        return;
+    }
+    write_to_guest(pump, frame, size);
 }
 
 /* The relay's: a frame that came over `from` for kernel `kid`. */
@@ -131,8 +142,10 @@ static bool send_read(Pump *pump, const uint8_t *frame, uint32_t size, struct po
     }
     pump->counters.tx_frames++;
     pump->counters.tx_bytes += size - VNET_HEADER_SIZE;
-    if (pump->captures)
-        capture_all(pump, FROM_GUEST, frame, size);
+    if (pump->captures && capture_all(pump, FROM_GUEST, frame, size)) {
+        pump->counters.drop_diverted++;
+        return true;
+    }
     if (route(pump, frame, size, reserved))
         return true;
     if (frame != pump->held)

@@ -53,6 +53,7 @@ static const uint8_t MAC_PREFIX[5] = {0x02, 'p', 'o', 'p', 'n'};
     X(rx_frames)          /* to the guest: written to the TAP */                                          \
     X(rx_bytes)                                                                                           \
     X(injected_frames)    /* of tx_frames */                                                              \
+    X(injected_to_guest)  /* of rx_frames */                                                              \
     X(relayed_frames)     /* forwarded by the relay from one link to another */                           \
     X(flooded_frames)     /* copies the relay made of group frames */                                     \
     X(drop_no_link)       /* no link to that kernel, nor to the relay */                                  \
@@ -63,6 +64,7 @@ static const uint8_t MAC_PREFIX[5] = {0x02, 'p', 'o', 'p', 'n'};
     X(drop_stalled)       /* the consumer stands still */                                                 \
     X(drop_relay_full)    /* no room when relaying */                                                     \
     X(drop_violation)     /* the peer turned out to be mad */                                             \
+    X(drop_diverted)      /* a capture took it away */                                                    \
     X(drop_nic_down)      /* the guest took its interface down */                                         \
     X(drop_nic_gone)      /* the guest deleted its interface */                                           \
     X(drop_refused)       /* the kernel did not like the vnet header */                                   \

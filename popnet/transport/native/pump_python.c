@@ -217,7 +217,7 @@ static bool enqueue(Pump *pump, struct injected *injected) {
         free(injected);
         return true;
     }
-    capture_all(pump, FROM_GUEST, injected->frame, injected->size);
+    capture_all(pump, FROM_GUEST, injected->frame, injected->size); /* never diverted: it may be the diverter's */
     pump->injected[(pump->injected_first + pump->injected_count) % INJECTED_MAX] = injected;
     pump->injected_count++;
     pump->counters.injected_frames++;
@@ -227,10 +227,21 @@ static bool enqueue(Pump *pump, struct injected *injected) {
     return true;
 }
 
-static PyObject *pump_inject(PyObject *object, PyObject *data) {
+/* Inside the gate; `injected` stays the caller's. */
+static void inject_to_guest(Pump *pump, const struct injected *injected) {
+    if (!guest_listens(pump))
+        return;
+    capture_all(pump, TO_GUEST, injected->frame, injected->size); /* never diverted, as above */
+    pump->counters.injected_to_guest++;
+    write_to_guest(pump, injected->frame, injected->size);
+}
+
+static PyObject *pump_inject(PyObject *object, PyObject *args, PyObject *keywords) {
+    static char *names[] = {"frame", "to_guest", NULL};
     Pump *self = (Pump *)object;
     Py_buffer buffer;
-    if (PyObject_GetBuffer(data, &buffer, PyBUF_SIMPLE) < 0)
+    int to_guest = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "y*|p", names, &buffer, &to_guest))
         return NULL;
     struct injected *injected = NULL;
     bool queued = false;
@@ -241,9 +252,13 @@ static PyObject *pump_inject(PyObject *object, PyObject *data) {
     else {
         injected->size = VNET_HEADER_SIZE + (uint32_t)buffer.len;
         memcpy(injected->frame + VNET_HEADER_SIZE, buffer.buf, (size_t)buffer.len);
-        VISIT(self, queued = enqueue(self, injected));
+        if (to_guest)
+            VISIT(self, inject_to_guest(self, injected));
+        else
+            VISIT(self, queued = enqueue(self, injected));
         if (!queued)
             free(injected);
+        queued |= to_guest;
     }
     PyBuffer_Release(&buffer);
     return injected ? PyBool_FromLong(queued) : NULL;
@@ -499,6 +514,21 @@ static PyObject *pump_capture_blocks(PyObject *object, PyObject *args) {
     return blocks;
 }
 
+static PyObject *pump_capture_divert(PyObject *object, PyObject *args) {
+    Pump *self = (Pump *)object;
+    long id;
+    int to_guest, from_guest;
+    if (!PyArg_ParseTuple(args, "lpp", &id, &to_guest, &from_guest))
+        return NULL;
+    struct capture **place = capture_find(self, id);
+    if (!place)
+        return NULL;
+    struct capture *c = *place;
+    unsigned diverts = (unsigned)to_guest << TO_GUEST | (unsigned)from_guest << FROM_GUEST;
+    VISIT(self, c->diverts = diverts);
+    Py_RETURN_NONE;
+}
+
 static PyObject *pump_capture_dropped(PyObject *object, PyObject *number) {
     long id = PyLong_AsLong(number);
     struct capture **place = id > 0 ? capture_place((Pump *)object, id) : NULL;
@@ -538,11 +568,12 @@ static PyMethodDef pump_methods[] = {
     {"detach", pump_detach, METH_O, NULL},
     {"wanted", pump_wanted, METH_NOARGS, NULL},
     {"violations", pump_violations, METH_NOARGS, NULL},
-    {"inject", pump_inject, METH_O, NULL},
+    {"inject", (PyCFunction)(void (*)(void))pump_inject, METH_VARARGS | METH_KEYWORDS, NULL},
     {"set_link_up", pump_set_link_up, METH_O, NULL},
     {"set_mode", (PyCFunction)(void (*)(void))pump_set_mode, METH_VARARGS | METH_KEYWORDS, NULL},
     {"counters", pump_get_counters, METH_NOARGS, NULL},
     {"capture_open", pump_capture_open, METH_VARARGS, NULL},
+    {"capture_divert", pump_capture_divert, METH_VARARGS, NULL},
     {"capture_read", pump_capture_read, METH_VARARGS, NULL},
     {"capture_blocks", pump_capture_blocks, METH_VARARGS, NULL},
     {"capture_dropped", pump_capture_dropped, METH_O, NULL},

@@ -191,7 +191,10 @@ static bool route(Pump *pump, const uint8_t *frame, uint32_t size, struct port *
     return true;
 }
 
-static void capture_all(Pump *pump, enum direction direction, const uint8_t *frame, uint32_t size) {
+/* True: a capture diverts it, so it goes no further. */
+static bool capture_all(Pump *pump, enum direction direction, const uint8_t *frame, uint32_t size) {
+    bool diverted = false;
     for (struct capture *c = pump->captures; c; c = c->next)
-        capture_offer(c, direction, frame, size);
+        diverted |= capture_offer(c, direction, frame, size);
+    return diverted;
 }
