@@ -45,13 +45,11 @@ class LoopWire:
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(bell, self._rung)
         self._turn_coming = False
+        self.send_now = link.plain(NORMAL).send
         self._turn()
 
-    def send_now(self, data: bytes) -> bool:
-        return self._link.send(NORMAL, data)
-
     async def send(self, data: bytes) -> None:
-        while not self._link.send(NORMAL, data):
+        while not self.send_now(data):
             if self._link.arm_room(NORMAL, len(data)):
                 await self._wake_up()
                 self._link.disarm_room(NORMAL)
@@ -60,6 +58,14 @@ class LoopWire:
         while not self._received:
             await self._wake_up()
         return self._received.popleft()
+
+    async def receive_many(self) -> list[bytes]:
+        """What is there, at least one."""
+        while not self._received:
+            await self._wake_up()
+        received = list(self._received)
+        self._received.clear()
+        return received
 
     async def _wake_up(self) -> None:
         self._waiting = self._loop.create_future()
@@ -99,8 +105,8 @@ async def lead_loop(wire: LoopWire, control: Control, size: int, budget_s: float
     return figures(taken, count, took)
 
 
-async def follow_loop(wire: LoopWire, control: Control, size: int) -> None:
-    """`timing.follow`, for a wire that is awaited."""
+async def follow_loop(wire: LoopWire, control: Control, size: int, batches: bool) -> None:
+    """`timing.follow`, for a wire that is awaited: a message at a time, or what is there."""
     right = messages(size)[0]
     while (task := control.hear())[0] != "end":
         count = task[1]
@@ -108,11 +114,26 @@ async def follow_loop(wire: LoopWire, control: Control, size: int) -> None:
             for _ in range(count):
                 await wire.send(await wire.receive())
         else:
-            total, last = 0, b""
-            for _ in range(count):
-                last = await wire.receive()
-                total += len(last)
+            total, last = await (_drain_batches if batches else _drain)(wire, count)
             await wire.send(report(count, total, last == right, size))
+
+
+async def _drain(wire: LoopWire, count: int) -> tuple[int, bytes]:
+    total, last = 0, b""
+    for _ in range(count):
+        last = await wire.receive()
+        total += len(last)
+    return total, last
+
+
+async def _drain_batches(wire: LoopWire, count: int) -> tuple[int, bytes]:
+    total, last = 0, b""
+    while count:
+        received = await wire.receive_many()
+        total += sum(map(len, received))
+        last = received[-1]
+        count -= len(received)
+    return total, last
 
 
 async def _trips(wire: LoopWire, control: Control, sent: list[bytes], count: int) -> list[int]:
@@ -192,8 +213,9 @@ async def _rings(wire: BellWire, control: Control, count: int) -> list[int]:
 class LoopRoles:
     """Both ends of a link, each on an event loop of the kind that kernels run."""
 
-    def __init__(self, mode: Mode) -> None:
+    def __init__(self, mode: Mode, batches: bool) -> None:
         self._mode = mode
+        self._batches = batches
         self._ends = links()
 
     def lead(self, control: Control, size: int, budget_s: float) -> Figures:
@@ -210,7 +232,7 @@ class LoopRoles:
         async def main() -> None:
             wire = LoopWire(*self._ends[1], self._mode)
             control.tell("made", 0)
-            await follow_loop(wire, control, size)
+            await follow_loop(wire, control, size, self._batches)
 
         run(main())
 

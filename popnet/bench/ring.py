@@ -1,7 +1,6 @@
 """popnet's own link from Python: blocking, one message a call or in batches."""
 
 import os
-from functools import partial
 from typing import Final
 
 from popnet.bench.timing import Base, BlockingRoles
@@ -20,12 +19,13 @@ BATCH: Final = 64
 class RingWire(Base):
     """A message a call, waited for in one of the receive modes.
 
-    `send` is the link's own: in a round trip its ring is never full. A poller needs no wait: it asks again.
+    `send` is the ring's own: in a round trip it is never full. A poller needs no wait: it asks again.
     """
 
     def __init__(self, link: Link, bell: int, mode: Mode) -> None:
         self._link, self._bell = link, bell
-        self.send = partial(link.send, NORMAL)  # type: ignore[method-assign]
+        self._plain = link.plain(NORMAL)
+        self.send = self._plain.send  # type: ignore[method-assign]
         link.set_mode(NORMAL, mode)
         if mode == "poll":
             self.receive = self._ask_again  # type: ignore[method-assign]
@@ -34,38 +34,70 @@ class RingWire(Base):
         return self._link.receive_wait(NORMAL, 1, None, self._bell)[0][1]
 
     def _ask_again(self) -> bytes:
-        receive = self._link.receive
-        while (record := receive(NORMAL)) is None:
+        receive = self._plain.receive
+        while (data := receive()) is None:
             pass
-        return record[1]
+        return data
 
     def send_stream(self, data: bytes, count: int) -> None:
-        link = self._link
+        send = self._plain.send
         for _ in range(count):
-            if not link.send(NORMAL, data):
-                link.send_wait(NORMAL, data, 0, None, self._bell)
+            if not send(data):
+                self._link.send_wait(NORMAL, data, 0, None, self._bell)
 
 
 class BatchWire(RingWire):
     """The same, but streams go in batches: published, and their space released, together."""
 
     def send_stream(self, data: bytes, count: int) -> None:
-        send_many, batch = self._link.send_many, [(0, data)] * BATCH
+        send_many, batch = self._plain.send_many, [data] * BATCH
         while count:
-            sent = send_many(NORMAL, batch if count >= BATCH else batch[:count])
+            sent = send_many(batch if count >= BATCH else batch[:count])
             count -= sent
             if not sent:
                 self._link.send_wait(NORMAL, data, 0, None, self._bell)
                 count -= 1
 
     def receive_stream(self, count: int) -> tuple[int, bytes]:
-        receive, bell = self._link.receive_wait, self._bell
+        receive_many = self._plain.receive_many
         size, last = 0, b""
         while count:
-            records = receive(NORMAL, BUDGET, None, bell)
-            for _, last in records:
+            if payloads := receive_many(BUDGET):
+                size += sum(map(len, payloads))
+                last = payloads[-1]
+                count -= len(payloads)
+            else:
+                last = self.receive()
                 size += len(last)
-            count -= len(records)
+                count -= 1
+        return size, last
+
+
+class PackedWire(RingWire):
+    """The same, but a stream is a buffer of messages of one size: no object for each."""
+
+    def send_stream(self, data: bytes, count: int) -> None:
+        send_packed, each, batch = self._plain.send_packed, len(data), memoryview(data * BATCH)
+        while count:
+            sent = send_packed(batch if count >= BATCH else batch[: count * each], each)
+            count -= sent
+            if not sent:
+                self._link.send_wait(NORMAL, data, 0, None, self._bell)
+                count -= 1
+
+    def receive_stream(self, count: int) -> tuple[int, bytes]:
+        receive_packed = self._plain.receive_packed
+        last = self.receive()
+        size = each = len(last)
+        count -= 1
+        room = memoryview(bytearray(each * BUDGET))
+        while count:
+            if got := receive_packed(room, each):
+                last = bytes(room[(got - 1) * each : got * each])
+            else:
+                got, last = 1, self.receive()
+            size += got * each
+            count -= got
         return size, last
 
 
@@ -82,7 +114,10 @@ def links() -> list[tuple[Link, int]]:
     return ends
 
 
-def ring_roles(mode: Mode, batches: bool) -> BlockingRoles:
-    kind = BatchWire if batches else RingWire
+KINDS: Final = {"popnet-python": RingWire, "popnet-batches": BatchWire, "popnet-packed": PackedWire}
+
+
+def ring_roles(wire: str, mode: Mode) -> BlockingRoles:
+    kind = KINDS[wire]
     one, other = links()
     return BlockingRoles(lambda: kind(*one, mode), lambda: kind(*other, mode))

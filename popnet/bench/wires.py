@@ -44,8 +44,11 @@ WIRES: Final = (
     WireKind("popnet-c", "popnet, C", POPNET_MODES, programs=COMPILERS, install="apt install gcc"),
     WireKind("popnet-python", "popnet, Python", POPNET_MODES),
     WireKind("popnet-batches", "popnet, Python, batches", POPNET_MODES),
+    WireKind("popnet-packed", "popnet, Python, packed", POPNET_MODES),
     WireKind("popnet-asyncio", "popnet, asyncio", ("adaptive", "interrupt")),
+    WireKind("popnet-asyncio-batches", "popnet, asyncio, batches", ("adaptive", "interrupt")),
     WireKind("eventfd-asyncio", "bare eventfd, asyncio", ("interrupt",)),
+    WireKind("memcpy", "memcpy, one process", programs=COMPILERS, install="apt install gcc"),
     WireKind("pipe", "multiprocessing.Pipe"),
     WireKind("unix-stream", "AF_UNIX stream"),
     WireKind("unix-seqpacket", "AF_UNIX seqpacket"),
@@ -108,6 +111,8 @@ class Host:
         match kind.id:
             case "popnet-c":
                 return [self._compiled("ring", COMPILERS), *words]
+            case "memcpy":
+                return [self._compiled("memcpy", COMPILERS), *words]
             case "mpi-c":
                 return [*self._launcher(), self._compiled("mpi", MPI_COMPILERS), *words]
             case "mpi":

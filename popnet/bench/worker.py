@@ -46,14 +46,14 @@ def roles_of(wire: str, mode: Any, size: int) -> Roles:
     The interpreter of foreign libraries has none of popnet's own, so only what is needed is imported.
     """
     match wire:
-        case "popnet-python" | "popnet-batches":
+        case "popnet-python" | "popnet-batches" | "popnet-packed":
             from popnet.bench.ring import ring_roles
 
-            return ring_roles(mode, wire == "popnet-batches")
-        case "popnet-asyncio":
+            return ring_roles(wire, mode)
+        case "popnet-asyncio" | "popnet-asyncio-batches":
             from popnet.bench.loops import LoopRoles
 
-            return LoopRoles(mode)
+            return LoopRoles(mode, wire == "popnet-asyncio-batches")
         case "eventfd-asyncio":
             from popnet.bench.loops import BellRoles
 

@@ -133,6 +133,9 @@ class Link:
     def send_wait(self, ring: int, data: Buffer, tag: int, timeout_s: float | None, bell_fd: int, /) -> bool:
         """Send one record as soon as there is room; False after *timeout_s*. Otherwise as `receive_wait`."""
 
+    def plain(self, ring: int, tag: int = 0, /) -> Plain:
+        """*ring* as a pipe of payloads; what is sent there has *tag*."""
+
     def set_mode(self, ring: int, mode: Mode, spin_max_us: int = 20) -> None:
         """Wait so at *ring* from now on, for data and for room; also those that wait now do.
 
@@ -183,6 +186,33 @@ class Link:
     @property
     def violation(self) -> str | None:
         """What the peer did wrong, or None."""
+
+@final
+class Plain:
+    """One ring of a link for those who need no tags: fewer objects a record, or none. Made by `Link.plain`;
+    the records are those of the link, whose other calls go on working, and so are the errors."""
+
+    def send(self, data: Buffer, /) -> bool:
+        """As `Link.send`."""
+
+    def receive(self) -> bytes | None:
+        """The payload of the next record, whatever its tag, or None."""
+
+    def send_many(self, payloads: Sequence[Buffer], /) -> int:
+        """Send a record for each, published together; returns how many went before the ring was full."""
+
+    def receive_many(self, budget: int, /) -> list[bytes]:
+        """The payloads of at most *budget* records, their space released together."""
+
+    def send_packed(self, records: Buffer, size: int, /) -> int:
+        """Send a buffer of records of *size* bytes each, back to back, published together; returns how many
+        went before the ring was full. ValueError if the buffer is no multiple of *size*, or if one never
+        fits."""
+
+    def receive_packed(self, room: Buffer, size: int, /) -> int:
+        """Take records of *size* bytes each into the writable buffer *room*, back to back, until it is full,
+        the ring is empty, or the next record has another size (`receive` has it); returns how many.
+        ValueError as `send_packed`."""
 
 @final
 class Pump:

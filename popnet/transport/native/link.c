@@ -361,18 +361,8 @@ static PyObject *link_receive(PyObject *object, PyObject *number) {
     return record;
 }
 
-/* At most `budget` records; NULL with the exception set. */
-static PyObject *link_take_many(Link *self, long ring, long budget) {
-    PyObject *records = PyList_New(0);
-    int taken = records ? 1 : -1;
-    while (taken > 0 && budget-- > 0 && (taken = side_usable(self, IN, ring) ? 1 : -1) > 0) {
-        PyObject *record;
-        taken = link_take(self, ring, &record);
-        if (taken > 0) {
-            taken = PyList_Append(records, record) == 0 ? 1 : -1;
-            Py_DECREF(record);
-        }
-    }
+/* The end of taking many: `records`, or NULL with the exception set. `taken` is what the last try came to. */
+static PyObject *link_taken(Link *self, long ring, PyObject *records, int taken) {
     bool some = records && PyList_Size(records) > 0;
     if (taken < 0 && some && PyErr_ExceptionMatches(violation_error)) { /* hand over the good ones; the next
     call raises */
@@ -385,6 +375,21 @@ static PyObject *link_take_many(Link *self, long ring, long budget) {
     if (taken < 0)
         Py_CLEAR(records);
     return records;
+}
+
+/* At most `budget` records; NULL with the exception set. */
+static PyObject *link_take_many(Link *self, long ring, long budget) {
+    PyObject *records = PyList_New(0);
+    int taken = records ? 1 : -1;
+    while (taken > 0 && budget-- > 0 && (taken = side_usable(self, IN, ring) ? 1 : -1) > 0) {
+        PyObject *record;
+        taken = link_take(self, ring, &record);
+        if (taken > 0) {
+            taken = PyList_Append(records, record) == 0 ? 1 : -1;
+            Py_DECREF(record);
+        }
+    }
+    return link_taken(self, ring, records, taken);
 }
 
 static PyObject *link_receive_many(PyObject *object, PyObject *const *args, Py_ssize_t count) {

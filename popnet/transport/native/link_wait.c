@@ -2,6 +2,7 @@
  * Links: the calls that wait, and how (wait.h has the modes, native.h the rule for threads and nudges).
  *
  *   once                     with the GIL     a look; whatever is there is taken without more ado
+ *   spin for KEEP_GIL_NS     with the GIL     unless the mode is not to spin at all
  *   spin, by the mode        without          look, relax; after a while yield the core between two looks
  *   sleep                    without          arm, FENCE, look again, ppoll(bell, nudge); disarm; drain; look
  *   each SLICE_NS, or EINTR  with the GIL     PyErr_CheckSignals()
@@ -16,7 +17,8 @@
 
 #define SLICE_NS 2000000u /* a spinning thread looks for signals this often */
 #define LOOKS 16          /* between two looks at the clock */
-#define EAGER_NS 2000u    /* spin without yielding the core for so long */
+#define EAGER_NS 2000u    /* spin without yielding the core for so long, */
+#define KEEP_GIL_NS 1000u /* and without giving up the GIL, which costs more than a short wait */
 #define NS_PER_S 1000000000u
 
 enum waited { FOUND, TIMED_OUT, SPUN_OUT, STOPPED, BAD_BELL };
@@ -144,6 +146,25 @@ static enum waited wait_slice(struct waiting *w) {
     }
 }
 
+/* The first part of a spin, before the GIL is given up: did it come? What comes so soon is as good as told by the
+ * clock's last reading. */
+static bool spin_eagerly(struct waiting *w) {
+    uint64_t window_ns = window_of(w), now_ns = w->began_ns;
+    window_ns = window_ns < KEEP_GIL_NS ? window_ns : KEEP_GIL_NS;
+    while (now_ns - w->began_ns < window_ns && now_ns < w->deadline_ns) {
+        for (int look = 0; look < LOOKS; look++) {
+            if (waiting_is_over(w)) {
+                add_shared(&w->counters->spin_hits, 1);
+                waiter_found(&w->side->waiter, w->began_ns, now_ns);
+                return true;
+            }
+            relax();
+        }
+        now_ns = clock_ns();
+    }
+    return false;
+}
+
 /* Wait, with the GIL given up: 1 it came (or the link is unusable now), 0 timed out, -1 exception. */
 static int link_wait(struct waiting *w) {
     struct side *side = w->side;
@@ -155,6 +176,8 @@ static int link_wait(struct waiting *w) {
     }
     w->began_ns = clock_ns();
     side->waiter.since_ns = 0;
+    if (spin_eagerly(w))
+        return 1;
     atomic_store(&side->busy, true);
     enum waited waited;
     bool raised;
@@ -345,6 +368,7 @@ static PyMethodDef link_methods[] = {
     {"send_many", FAST(link_send_many), METH_FASTCALL, NULL},
     {"receive", link_receive, METH_O, NULL},
     {"receive_many", FAST(link_receive_many), METH_FASTCALL, NULL},
+    {"plain", FAST(link_plain), METH_FASTCALL, NULL},
     {"receive_wait", FAST(link_receive_wait), METH_FASTCALL, NULL},
     {"send_wait", FAST(link_send_wait), METH_FASTCALL, NULL},
     {"set_mode", (PyCFunction)(void (*)(void))link_set_mode, METH_VARARGS | METH_KEYWORDS, NULL},

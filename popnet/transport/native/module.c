@@ -4,6 +4,7 @@
 
 #include "window.c"
 #include "link.c"
+#include "plain.c"
 #include "link_wait.c"
 #include "look.c"
 #include "capture.c"
@@ -47,12 +48,13 @@ static PyObject *add_error(PyObject *module, const char *full_name, const char *
 static bool fill_module(PyObject *module) {
     window_type = add_type(module, &window_spec);
     link_type = add_type(module, &link_spec);
+    plain_type = add_type(module, &plain_spec);
     pump_type = add_type(module, &pump_spec);
     violation_error = add_error(module, "popnet.transport._native.Violation", "Violation",
                                 "The peer wrote nonsense into its window.");
     closed_error =
         add_error(module, "popnet.transport._native.LinkClosed", "LinkClosed", "This end closed the link.");
-    return window_type && link_type && pump_type && violation_error && closed_error && add_offsets(module) &&
+    return window_type && link_type && plain_type && pump_type && violation_error && closed_error && add_offsets(module) &&
            add_numbers(module, "RING_SIZES", RING_SIZE) && add_numbers(module, "RING_OFFSETS", RING_OFFSET) &&
            add_numbers(module, "PAYLOAD_MAX", PAYLOAD_MAX) &&
            PyModule_AddIntConstant(module, "WINDOW_SIZE", WINDOW_SIZE) == 0;

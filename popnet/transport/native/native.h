@@ -6,6 +6,7 @@
  *   wait.h             how to wait at a ring: plain C, no Python
  *   window.c           a window's mapping, as a Python object
  *   link.c             a link: both windows, three rings each way; its calls that never wait
+ *   plain.c            one ring of a link as a pipe of payloads: the fewest objects a record
  *   link_wait.c        those that do
  *   look.c             a short wait at many links at once
  *   capture.c          copies of a NIC's frames, and as blocks of pcapng
