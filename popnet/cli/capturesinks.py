@@ -52,6 +52,14 @@ def open_sink(write: str | None, rotation: Rotation | None) -> Sink:
     return Whole(Blob(STDOUT, "stdout") if write == "-" else created(write))
 
 
+def open_pipe(path: str) -> Sink:
+    """A named pipe, or a file that is there: to be written, not made. Raises PopnetError."""
+    try:
+        return Whole(Blob(os.open(path, os.O_WRONLY | os.O_CLOEXEC), path))
+    except OSError as error:
+        raise PopnetError(f"{path}: {error.strerror}") from error
+
+
 def created(path: str) -> "Blob":
     """A new file, or an old one emptied. Raises PopnetError."""
     try:

@@ -37,7 +37,7 @@ VERBS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "console": ("popnet.cli.console", "Attach to a terminal of a kernel."),
         "ssh": ("popnet.cli.secure", "Log into a kernel over its network."),
         "dmesg": ("popnet.cli.journal", "Print a kernel's own log."),
-        "capture": ("popnet.cli.capture", "Capture the frames of a kernel's NIC."),
+        "capture": ("popnet.cli.capture", "Capture the frames of NICs and links."),
         "trace": ("popnet.cli.trace", "Trace the messages between kernels."),
         "timeline": ("popnet.cli.kernels", "Show how long each step of a boot took."),
     },
@@ -46,6 +46,7 @@ VERBS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "schema": ("popnet.cli.files", "Print the JSON Schema of machine files."),
         "ssh-config": ("popnet.cli.secure", "Print a configuration for OpenSSH clients."),
         "proxy": ("popnet.cli.secure", "Connect stdin and stdout to a port of a kernel."),
+        "wireshark": ("popnet.cli.wireshark", "Make Wireshark list kernels as interfaces."),
         "completion": ("popnet.cli.meta", "Print a shell's completion script."),
     },
     "This host": {
