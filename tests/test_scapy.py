@@ -23,6 +23,11 @@ from tests.control.in_thread import serving_in_thread
 PING = Ether(dst="02:70:6f:70:6e:02", src="02:70:6f:70:6e:01") / IP(dst="10.1.2.3", src="10.1.2.2") / ICMP()
 WHO_HAS = Ether(dst="ff:ff:ff:ff:ff:ff", src="02:70:6f:70:6e:01") / ARP(pdst="10.1.2.3", psrc="10.1.2.2")
 
+
+def _outward(opened: KernelSocket) -> Any:
+    return opened._injects["k1", "out"]
+
+
 Machine = tuple[Served, Callable[..., Any]]
 
 
@@ -50,7 +55,7 @@ def test_the_socket_is_selectable() -> None:
         assert select.select([opened], [], [], 0)[0] == []
         assert KernelSocket.select([opened], 0) == []
         assert sendp(PING, socket=opened, verbose=False) is None
-        opened._inject.finish()  # type: ignore[union-attr]
+        _outward(opened).finish()
         assert select.select([opened], [], [], 20)[0] == [opened]
         assert opened.recv()[ICMP].type == 8  # type: ignore[index]
 
@@ -82,8 +87,8 @@ def test_the_asynchronous_sniffer_stops() -> None:
         sniffer = AsyncSniffer(opened_socket=opened, count=0)
         sniffer.start()
         opened.send(PING)
-        opened._inject.finish()  # type: ignore[union-attr]
-        while opened._inject.receive() is not None:  # type: ignore[union-attr]
+        _outward(opened).finish()
+        while _outward(opened).receive() is not None:
             pass
         sniffer.stop()
         assert sniffer.results is not None
@@ -148,5 +153,5 @@ def test_it_loads_nothing_of_the_machine() -> None:
     script = "import sys, popnet.scapy; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
     loaded = {".".join(name.split(".")[:2]) for name in done.stdout.split() if name.startswith("popnet")}
-    assert loaded == {"popnet", "popnet.scapy", "popnet.control", "popnet.core"}
+    assert loaded == {"popnet", "popnet.scapy", "popnet.control", "popnet.core", "popnet.message"}
     assert not {"aiohttp", "uvloop", "asyncssh", "pydantic"} & set(done.stdout.split())

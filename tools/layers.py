@@ -51,7 +51,9 @@ CLIENT: Final = tuple(
 CLIENT_MAY_IMPORT: Final = ("popnet.core", "popnet.net.pcapng", *CLIENT)
 """The client side of the control API is part of users' programs, so it brings nothing else along."""
 
-USER: Final = "a user module (cli, or directly in popnet)"
+USER_PACKAGES: Final = ("cli", "scapy")
+
+USER: Final = "a user module (cli, scapy, or directly in popnet)"
 USER_MAY_IMPORT: Final = {
     "popnet.core": "pure",
     "popnet.machine": "pure",
@@ -172,7 +174,7 @@ def _within(name: str, places: tuple[str, ...]) -> bool:
 
 def _is_user(module: str, packages: frozenset[str]) -> bool:
     parts = module.split(".")
-    return len(parts) == 1 or parts[1] == "cli" or parts[1] not in packages
+    return len(parts) == 1 or parts[1] in USER_PACKAGES or parts[1] not in packages
 
 
 def _height(package: str) -> int | None:

@@ -45,6 +45,7 @@ VERBS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "validate": ("popnet.cli.files", "Check a machine file, and list all its errors."),
         "schema": ("popnet.cli.files", "Print the JSON Schema of machine files."),
         "ssh-config": ("popnet.cli.secure", "Print a configuration for OpenSSH clients."),
+        "scapy": ("popnet.cli.scapyshell", "Start scapy with the NICs of a machine in it."),
         "proxy": ("popnet.cli.secure", "Connect stdin and stdout to a port of a kernel."),
         "wireshark": ("popnet.cli.wireshark", "Make Wireshark list kernels as interfaces."),
         "completion": ("popnet.cli.meta", "Print a shell's completion script."),

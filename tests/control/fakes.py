@@ -89,6 +89,7 @@ class FakeService:
                 "state": state,
                 "generation": 1,
                 "ttys": 2,
+                "ipv4": "10.1.2.2",
                 "mac": f"02:70:6f:70:6e:{kid:02x}",
             }
             for kid, (name, state) in enumerate(self.states.items())

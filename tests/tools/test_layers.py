@@ -54,13 +54,17 @@ def test_this_checkout() -> None:
         ("machine/file", "from popnet.transport import window", "machine is pure, and imports pure"),
         ("machine/file", "import time", "no descriptors, no loop, no clock"),
         ("core/limits", "from asyncio import sleep", "no descriptors, no loop, no clock"),
-        ("transport/window", "from popnet import api", "only a user module (cli, or directly in popnet) may"),
+        (
+            "transport/window",
+            "from popnet import api",
+            "only a user module (cli, scapy, or directly in popnet) may",
+        ),
         ("transport/window", "from popnet import Machine", "only a user module"),
         ("transport/window", "import popnet.cli.main", "only a user module"),
         (
             "cli/main",
             "from popnet.kernel import primary",
-            "a user module (cli, or directly in popnet) may only",
+            "a user module (cli, scapy, or directly in popnet) may only",
         ),
         (
             "api",
