@@ -24,6 +24,7 @@ from popnet.control.client import Client
 from popnet.control.running import CommandFailed, CommandTimeout, Result, run
 from popnet.control.stream import ClientStream, connect, follow
 from popnet.core import errors
+from popnet.graph import build
 
 __all__ = [
     "Capture",
@@ -149,6 +150,11 @@ class Machine:
     async def counters(self) -> dict[str, Any]:
         """The counters of all kernels and links."""
         return dict(await self._get("/v1/counters"))
+
+    async def graph(self) -> dict[str, Any]:
+        """Its kernels and the links that exist, with what went over them; `popnet.graph` draws it."""
+        answers = [await self._get(f"/v1/{what}") for what in ("machine", "kernels", "counters")]
+        return build(*answers)
 
     def events(self, since: int = 0, *, follow: bool = True) -> AsyncIterator[dict[str, Any]]:
         """What happened and, with *follow*, happens: each event with a "seq" larger than *since*."""

@@ -27,6 +27,7 @@ VERBS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "services": ("popnet.cli.services", "List the services that kernels have registered."),
         "events": ("popnet.cli.journal", "Print what happened to the machine."),
         "stats": ("popnet.cli.stats", "Show what rings and NICs did."),
+        "graph": ("popnet.cli.topology", "Draw the kernels and the links between them."),
         "counters": ("popnet.cli.counters", "Print the counters of all kernels and links."),
     },
     "A kernel": {
