@@ -68,6 +68,7 @@ USER_MAY_IMPORT: Final = {
     "popnet.kernel.doctor": "looks at the host; there is no machine to ask",
     "popnet.kernel.gc": "cleans up where no machine runs any more",
     "popnet.kernel.host": "what a machine file is checked against, before there is a machine",
+    "popnet.kernel.topology": "looks at the host; there is no machine to ask",
 }
 """What user modules may import beside each other: they start fast, and reach a machine by its control API."""
 

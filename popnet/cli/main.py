@@ -52,6 +52,8 @@ VERBS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "completion": ("popnet.cli.meta", "Print a shell's completion script."),
     },
     "This host": {
+        "topology": ("popnet.cli.partition", "Print what this host is made of."),
+        "partition": ("popnet.cli.partition", "Print a machine file that splits this host among kernels."),
         "doctor": ("popnet.cli.host", "Say what this host can do, and how to mend the rest."),
         "gc": ("popnet.cli.host", "Remove what killed machines left behind."),
         "bench": ("popnet.cli.bench", "Measure messages between two processes, popnet beside its rivals."),

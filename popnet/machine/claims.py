@@ -78,9 +78,10 @@ def check_memory_maps(
 ) -> list[Problem]:
     """What is wrong with these claims on memory by address, where the machine's memory map is *machine*."""
     problems: list[Problem] = []
-    free = subtract(machine, union(one for claim in claims.values() for one in claim.value))
     taken: dict[str, Memory] = {}
     for name, claim in claims.items():
+        others = (one for other in claims if other != name for one in claims[other].value)
+        free = subtract(machine, union(others))
         for wanted in claim.value:
             missing = subtract((wanted,), machine)
             if missing:

@@ -10,30 +10,27 @@ Nothing is started before the whole file is right.
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path as FilePath
-from typing import Any, Final
+from typing import Any
 
 from popnet.core.errors import InvalidMachineFile
 from popnet.machine import cmdline
 from popnet.machine.cmdline import BootParameters
-from popnet.machine.document import Document, Mark, read
+from popnet.machine.document import read
 from popnet.machine.host import Host
 from popnet.machine.image import MANIFEST, Image
 from popnet.machine.names import PRIMARY
-from popnet.machine.problems import Path, Problem, shown, suggestion
+from popnet.machine.problems import shown, suggestion
+from popnet.machine.report import Report, read_text
 from popnet.machine.resolve import resolve
 from popnet.machine.schema import (
     FileSection,
     ImageSection,
     KernelSection,
     MachineSection,
-    SectionType,
-    checked,
     json_schema,
 )
 from popnet.machine.search import find_images
 from popnet.machine.spec import MachineSpec
-
-_HINT: Final = "Nothing was started; mend these lines and try again."
 
 
 def load(path: str, host: Host, image_path: Sequence[str]) -> MachineSpec:
@@ -41,12 +38,12 @@ def load(path: str, host: Host, image_path: Sequence[str]) -> MachineSpec:
 
     Raises InvalidMachineFile with every error, one a line.
     """
-    return loads(_text(path, "machine file"), host, image_path, file=path)
+    return loads(read_text(path, "machine file"), host, image_path, file=path)
 
 
 def loads(text: str, host: Host, image_path: Sequence[str], file: str = "<text>") -> MachineSpec:
     """As `load`, of a *text* that came from *file*."""
-    report = _Report(file, read(text))
+    report = Report(file, read(text))
     top = report.section(FileSection, ())
     if top is None or not isinstance(report.document.data, dict):
         raise report.error()
@@ -76,7 +73,7 @@ def loads(text: str, host: Host, image_path: Sequence[str], file: str = "<text>"
 def load_image(directory: str) -> Image:
     """The image in *directory*; raises InvalidMachineFile with every error of its manifest."""
     file = str(FilePath(directory) / MANIFEST)
-    report = _Report(file, read(_text(file, "image manifest")))
+    report = Report(file, read(read_text(file, "image manifest")))
     section = report.section(ImageSection, ())
     if section is None or not isinstance(report.document.data, dict):
         raise report.error()
@@ -121,53 +118,8 @@ def schema() -> dict[str, Any]:
     return json_schema()
 
 
-class _Report:
-    """The errors of one file, in the order of its lines."""
-
-    def __init__(self, file: str, document: Document) -> None:
-        self.file = file
-        self.document = document
-        self.lines: list[tuple[Mark, str]] = []
-        for mark, problem in document.problems:
-            self._line(mark, problem)
-
-    def section(self, section: type[SectionType], path: Path) -> SectionType | None:
-        """What the file holds at *path*, checked; None if the whole file holds nothing to check."""
-        data = self.document.data
-        if data is None:
-            if not self.lines:
-                self.problem((), "the file is empty")
-            return None
-        for key in path:
-            data = data.get(key) if isinstance(data, dict) else None
-        result, problems = checked(section, data, path)
-        for problem in problems:
-            self.add(problem)
-        return result
-
-    def problem(self, path: Path, text: str) -> None:
-        self.add(Problem(path, text))
-
-    def add(self, problem: Problem) -> None:
-        unreadable = any(problem.path == other.path != () for _, other in self.document.problems)
-        if not unreadable or problem.at_key:
-            self._line(self.document.mark(problem), problem)
-
-    def foreign(self, path: Path, lines: str) -> None:
-        """Errors of another file, which the value at *path* names; they carry their own places."""
-        self.lines.append((self.document.mark(Problem(path, "")), lines))
-
-    def error(self) -> InvalidMachineFile:
-        self.lines.sort(key=lambda line: line[0])
-        return InvalidMachineFile("\n".join(dict.fromkeys(text for _, text in self.lines)), hint=_HINT)
-
-    def _line(self, mark: Mark, problem: Problem) -> None:
-        key = ".".join(problem.path) + ": " if problem.path else ""
-        self.lines.append((mark, f"{self.file}:{mark.line}:{mark.column}: {key}{problem.text}"))
-
-
 def _images(
-    sections: Mapping[str, KernelSection], image_path: Sequence[str], report: _Report
+    sections: Mapping[str, KernelSection], image_path: Sequence[str], report: Report
 ) -> dict[str, Image]:
     """The images that *sections* name, as far as they are found and right."""
     found = find_images(image_path)
@@ -186,30 +138,6 @@ def _images(
             text = f"no image {section.image!r}{suggestion(section.image, found)}; looked in {places}"
             report.problem(path, text)
     return images
-
-
-def _text(path: str, what: str) -> str:
-    """The text of the file at *path*; raises InvalidMachineFile for what cannot be read."""
-    try:
-        raw = FilePath(path).read_bytes()
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise InvalidMachineFile(f"{path}: cannot read this {what}: {reason}", hint=_near(path)) from None
-    try:
-        return raw.decode()
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        column = error.start - raw.rfind(b"\n", 0, error.start)
-        text = f"{path}:{line}:{column}: byte {raw[error.start]:#04x} is not UTF-8"
-        raise InvalidMachineFile(text, hint=_HINT) from None
-
-
-def _near(path: str) -> str:
-    """What a user may have meant by a *path* that cannot be read."""
-    directory = FilePath(path).parent
-    files = {str(file) for pattern in ("*.yaml", "*.yml") for file in directory.glob(pattern)}
-    guess = suggestion(path, sorted(files))
-    return f"Nothing was started{guess}" if files else "Nothing was started."
 
 
 if __name__ == "__main__":

@@ -119,6 +119,12 @@ def below(memory: Memory, end: int) -> Memory:
     return subtract(memory, (Range(end, _ADDRESS_END),)) if end < _ADDRESS_END else memory
 
 
+def aligned(memory: Memory, step: int) -> Memory:
+    """What of *memory* is made of whole steps."""
+    whole = ((-(-one.start // step) * step, one.end // step * step) for one in memory)
+    return tuple(Range(start, end) for start, end in whole if start < end)
+
+
 def total(memory: Memory) -> int:
     """Bytes in *memory*."""
     return sum(one.size_bytes for one in memory)

@@ -11,11 +11,12 @@ from typing import Annotated, Any, Final, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, WithJsonSchema
 
 from popnet.core.addresses import DEFAULT_SUBNET, DEFAULT_SUBNET6
-from popnet.core.limits import KERNELS_MAX, MEMORY_MIN, MTU_MAX, MTU_MIN, TTYS_MAX
+from popnet.core.limits import CPUS_MAX, KERNELS_MAX, MEMORY_MIN, MTU_MAX, MTU_MIN, TTYS_MAX
 from popnet.machine import names
 from popnet.machine.devices import DEVICES_ALLOWED, Device, parse_devices
 from popnet.machine.image import KINDS, ROOTS
-from popnet.machine.memory import MEMMAP_ALLOWED, MapEntry, parse_memmap
+from popnet.machine.memory import MEMMAP_ALLOWED, MapEntry, parse_memmap, union
+from popnet.machine.memory import Memory as MemoryMap
 from popnet.machine.problems import Path, Problem, shown, suggestion
 from popnet.machine.units import CPUS_ALLOWED, SIZE_ALLOWED, format_size, parse_cpus, parse_size
 
@@ -320,6 +321,61 @@ class ImageSection(Section):
     programs: Annotated[tuple[str, ...], PlainValidator(_words)] = ()
     append: Append = ""
     description: Word = ""
+
+
+def _memory_map(value: object) -> MemoryMap:
+    if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
+        raise ValueError(f"got {shown(value)}; allowed: a list of ranges such as [3G@0, 21G@4G]")
+    entries = [entry for word in value for entry in parse_memmap(word)]
+    if any(entry.reserved for entry in entries):
+        raise ValueError("a node has SIZE@START only")
+    return union(entry.range for entry in entries)
+
+
+def _size(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ValueError(f"got {shown(value)}; allowed: {SIZE_ALLOWED}")
+    return parse_size(str(value))
+
+
+_Number = Annotated[int, _whole(0, CPUS_MAX)]
+_Listed = Annotated[tuple[int, ...] | None, PlainValidator(_cpus)]
+_Size = Annotated[int, PlainValidator(_size)]
+
+
+class TopologySection(Section):
+    """The top of a topology; its parts are checked one by one."""
+
+    api_version: ApiVersion = Field(default=None, alias="apiVersion")
+    kind: Annotated[str, _one_of("Topology")] = "Topology"
+    memory: _Size = 0
+    cores: Any = None
+    nodes: Any = None
+    caches: Any = None
+
+
+class CoreSection(Section):
+    """A core of a topology: the CPUs that are its hardware threads."""
+
+    cpus: _Listed = None
+    package: _Number = 0
+    node: _Number = 0
+
+
+class NodeSection(Section):
+    """A NUMA node of a topology."""
+
+    node: _Number = 0
+    memory: Annotated[MemoryMap, PlainValidator(_memory_map)] = ()
+
+
+class CacheSection(Section):
+    """A cache of a topology, and the CPUs that share it."""
+
+    level: _Number = 0
+    type: Word = "Unified"
+    size: _Size = 0
+    cpus: _Listed = None
 
 
 def keys_of(section: type[Section]) -> list[str]:
