@@ -28,6 +28,7 @@ VERBS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "events": ("popnet.cli.journal", "Print what happened to the machine."),
         "stats": ("popnet.cli.stats", "Show what rings and NICs did."),
         "graph": ("popnet.cli.topology", "Draw the kernels and the links between them."),
+        "top": ("popnet.cli.top", "Watch what the kernels do."),
         "counters": ("popnet.cli.counters", "Print the counters of all kernels and links."),
     },
     "A kernel": {

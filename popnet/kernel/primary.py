@@ -38,6 +38,7 @@ from popnet.kernel.incarnation import Incarnation
 from popnet.kernel.owner import Ownership
 from popnet.kernel.secondary import GRACE_S
 from popnet.kernel.timeline import Timeline, checked_rows
+from popnet.kernel.usage import measure
 from popnet.machine import states
 from popnet.machine.image import Image
 from popnet.machine.spec import MachineSpec
@@ -550,6 +551,14 @@ class Primary:
         """Of every kernel that is online; one that does not answer has an `error` instead."""
         online = [k for k in self._kernels.values() if k.life.state is KernelState.ONLINE]
         answers = await asyncio.gather(*map(self._counters_of, online))
+        pids = {k.spec.name: k.incarnation.pid if k.incarnation else os.getpid() for k in online}
+        used = await asyncio.to_thread(measure, pids)
+        for kernel, answer in zip(online, answers, strict=True):
+            if kernel.spec.name in used:
+                cpu_s, resident = used[kernel.spec.name]
+                group = kernel.incarnation.group if kernel.incarnation else self._own_group
+                memory = group.memory_used()
+                answer["usage"] = {"cpu_s": cpu_s, "memory_bytes": resident if memory is None else memory}
         return {"kernels": dict(zip((k.spec.name for k in online), answers, strict=True))}
 
     async def _counters_of(self, kernel: Entry) -> dict[str, Any]:
