@@ -12,6 +12,7 @@ import click
 from popnet.cli.complete import KERNEL
 from popnet.cli.output import Column, print_list
 from popnet.cli.settings import Settings, pass_settings, verb
+from popnet.control.client import Client
 from popnet.core.errors import NoSuchKernel
 
 RINGS: Final = ("high", "normal", "frames")
@@ -64,6 +65,7 @@ NIC_COLUMNS: Final = (
 
 @verb("stats", lists=True)
 @click.argument("what", type=click.Choice(("rings", "net")), default="rings")
+@click.argument("named", type=KERNEL, nargs=-1, metavar="[KERNEL]...")
 @click.option(
     "-k", "--kernel", "chosen", type=KERNEL, multiple=True, help="Only this kernel; may be repeated."
 )
@@ -71,14 +73,23 @@ NIC_COLUMNS: Final = (
 @click.option("-n", "--count", "rounds", type=click.IntRange(min=1), help="With --watch: end after so many.")
 @pass_settings
 def stats_verb(
-    settings: Settings, what: str, chosen: tuple[str, ...], period_s: float | None, rounds: int | None
+    settings: Settings,
+    what: str,
+    named: tuple[str, ...],
+    chosen: tuple[str, ...],
+    period_s: float | None,
+    rounds: int | None,
 ) -> None:
     """Show what rings and NICs did.
 
     A link has three rings each way: high and normal messages, and frames. KICKS woke the peer; SUPPRESSED
     ones were spared because it was awake, SPURIOUS ones found nothing. BUDGET: polls that ended at theirs.
     FULL: sends that found no room. ARMED, FOR-ROOM: sleeps for data and for room, announced to the peer.
+
+    popnet stats net k1 prints every counter of k1's NIC, and what went to and came from each peer.
     """
+    details = what == "net" and bool(named) and period_s is None
+    chosen += named
     take, columns, kind = (
         (ring_rows, RING_COLUMNS, "RingStatistics")
         if what == "rings"
@@ -87,17 +98,12 @@ def stats_verb(
     client = settings.client()
 
     def look() -> list[dict[str, Any]]:
-        rows = client.get("/v1/kernels")
-        names = {str(row["kid"]): str(row["name"]) for row in rows}
-        for name in chosen:
-            if name not in names.values():
-                raise NoSuchKernel(
-                    f"machine {client.machine} has no kernel {name!r}",
-                    f"Its kernels are {', '.join(names.values())}.",
-                )
-        counters = client.get("/v1/counters")["kernels"]
+        names, counters = look_at(client, chosen)
         return [row for row in take(counters, names) if not chosen or row["kernel"] in chosen]
 
+    if details:
+        _print_details(settings, look_at(client, chosen))
+        return
     before = look()
     if period_s is None:
         print_list(settings, kind, before, columns)
@@ -108,6 +114,51 @@ def stats_verb(
         after = look()
         print_list(settings, kind, growth(before, after, period_s), columns)
         before, shown = after, shown + 1
+
+
+def look_at(client: Client, chosen: Sequence[str]) -> tuple[dict[str, str], dict[str, Any]]:
+    """Names of kernels by number, and their counters. Raises NoSuchKernel if one of *chosen* is not there."""
+    names = {str(row["kid"]): str(row["name"]) for row in client.get("/v1/kernels")}
+    for name in chosen:
+        if name not in names.values():
+            raise NoSuchKernel(
+                f"machine {client.machine} has no kernel {name!r}",
+                f"Its kernels are {', '.join(names.values())}.",
+            )
+    counters = client.get("/v1/counters")["kernels"]
+    return names, {name: told for name, told in counters.items() if not chosen or name in chosen}
+
+
+def nic_details(kernels: Mapping[str, Any], names: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+    """Every counter of each NIC, and of the frames ring of each of its links."""
+    for kernel, told in kernels.items():
+        peers = {
+            names.get(kid, kid): {
+                key.removeprefix("frames_"): n for key, n in counts.items() if key.startswith("frames_")
+            }
+            for kid, counts in told.get("links", {}).items()
+            if names.get(kid) != kernel
+        }
+        yield {"kernel": kernel, "interface": f"{kernel}/eth0", "nic": told.get("nic", {}), "peers": peers}
+
+
+def _print_details(settings: Settings, looked: tuple[dict[str, str], dict[str, Any]]) -> None:
+    names, counters = looked
+    items = list(nic_details(counters, names))
+    if settings.output != "table":
+        print_list(settings, "NicDetails", items, ())
+        return
+    for item in items:
+        click.echo(f"{item['interface']}")
+        _print_counts(item["nic"])
+        for peer, counts in item["peers"].items():
+            click.echo(f"  frames to and from {peer}")
+            _print_counts(counts)
+
+
+def _print_counts(counts: Mapping[str, int]) -> None:
+    for name, count in counts.items():
+        click.echo(f"    {name}: {count}")
 
 
 def ring_rows(kernels: Mapping[str, Any], names: Mapping[str, str]) -> Iterator[dict[str, Any]]:

@@ -5,7 +5,7 @@ import json
 from click.testing import CliRunner
 
 from popnet.cli.main import cli
-from popnet.cli.stats import growth, nic_rows, ring_rows
+from popnet.cli.stats import growth, nic_details, nic_rows, ring_rows
 from tests.cli.conftest import Machine
 
 KERNELS = {
@@ -60,3 +60,21 @@ def test_an_unknown_kernel_is_told(machine: Machine) -> None:
     result = machine.run("stats", "-k", "k9")
     assert result.returncode == 1
     assert b"no kernel 'k9'" in result.stderr
+
+
+def test_every_counter_of_a_nic(machine: Machine) -> None:
+    run = CliRunner().invoke
+    assert run(cli, ["stats", "net", "k1"]).output.splitlines() == [
+        "k1/eth0",
+        "    tx_frames: 12",
+        "    drop_no_link: 0",
+    ]
+    (item,) = json.loads(run(cli, ["stats", "net", "k1", "-o", "json"]).output)["items"]
+    assert item["nic"]["drop_no_link"] == 0
+    assert run(cli, ["stats", "net", "k9"]).exit_code == 1
+
+
+def test_frames_by_peer() -> None:
+    kernels = {"k1": {"links": {"0": {"frames_sent": 3, "normal_sent": 9}, "1": {"frames_sent": 1}}}}
+    (item,) = nic_details(kernels, {"0": "primary", "1": "k1"})
+    assert item["peers"] == {"primary": {"sent": 3}}, "the link to itself carries no frames"
