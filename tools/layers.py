@@ -65,6 +65,7 @@ USER_MAY_IMPORT: Final = {
     "popnet.message.kinds": "pure: names of numbers",
     "popnet.message.tracehalf": "pure: what one end of a link saw of a message",
     "popnet.message.tracejoin": "pure: both halves of it as one",
+    "popnet.tty.gateway": "the ssh server of a gateway, which is a client of its machine",
     "popnet.kernel.doctor": "looks at the host; there is no machine to ask",
     "popnet.kernel.gc": "cleans up where no machine runs any more",
     "popnet.kernel.host": "what a machine file is checked against, before there is a machine",
@@ -82,7 +83,7 @@ IMPURE: Final = frozenset(
 DOORS: Final = {
     "pytun": ("popnet.net.tap",),
     "uvloop": ("popnet.kernel.loop",),
-    "asyncssh": ("popnet.tty.sshd", "popnet.tty.keys"),
+    "asyncssh": ("popnet.tty.sshd", "popnet.tty.keys", "popnet.tty.gateway"),
     "aiohttp": ("popnet.control",),
     "pydantic": ("popnet.machine.schema",),
     "yaml": ("popnet.machine.document",),

@@ -49,6 +49,7 @@ VERBS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "ssh-config": ("popnet.cli.secure", "Print a configuration for OpenSSH clients."),
         "scapy": ("popnet.cli.scapyshell", "Start scapy with the NICs of a machine in it."),
         "proxy": ("popnet.cli.secure", "Connect stdin and stdout to a port of a kernel."),
+        "gateway": ("popnet.cli.gateway", "Be the machine's ssh server, for all kernels at one address."),
         "wireshark": ("popnet.cli.wireshark", "Make Wireshark list kernels as interfaces."),
         "completion": ("popnet.cli.meta", "Print a shell's completion script."),
     },

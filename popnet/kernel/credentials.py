@@ -34,22 +34,25 @@ def make(machine: MachineSpec, directory: Path, run_dir: Path, popnet: Sequence[
         host_private, host_public = keys.generate_key(kernel.name)
         host_keys[kernel.name] = host_private.decode()
         known.append((kernel.name, host_public))
+    gateway_private, gateway_public = keys.generate_key(f"gateway of {machine.name}")
+    _write_private(directory / "gateway_key", gateway_private.decode())
+    known.append((sshconfig.GATEWAY, gateway_public))
     known_hosts = directory / "known_hosts"
     known_hosts.write_text(sshconfig.known_hosts(machine.name, known))
-    config = sshconfig.ssh_config(
-        machine.name,
-        [
-            sshconfig.SshHost(kernel.name, str(machine.ipv4(kernel)))
-            for kernel in machine.kernels
-            if kernel.ssh
-        ],
-        known_hosts_file=str(known_hosts),
-        identity_file=str(identity),
-        popnet=popnet,
-        run_dir=str(run_dir),
-    )
+    places = {
+        "known_hosts_file": str(known_hosts),
+        "identity_file": str(identity),
+        "run_dir": str(run_dir),
+    }
+    hosts = [
+        sshconfig.SshHost(kernel.name, str(machine.ipv4(kernel))) for kernel in machine.kernels if kernel.ssh
+    ]
+    config = sshconfig.ssh_config(machine.name, hosts, popnet=popnet, **places)
+    ttys = {kernel.name: kernel.ttys for kernel in machine.kernels}
+    config += "\n" + sshconfig.gateway_config(machine.name, ttys, popnet=popnet, **places)
     (directory / "ssh_config").write_text(config)
     authorized = "\n".join([public, *_user_keys()]) + "\n"
+    (directory / "authorized_keys").write_text(authorized)
     return Credentials(host_keys, authorized, config)
 
 

@@ -9,7 +9,7 @@ such packets for malformed.
 """
 
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 _OPTIONS = (
@@ -21,6 +21,10 @@ _OPTIONS = (
     ("PreferredAuthentications", "publickey"),
     ("ServerAliveInterval", "15"),
 )
+
+
+GATEWAY = "gw"
+"""The last part of the gateway's hosts, and under what its host key is known, before the machine's name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,47 @@ def ssh_config(
     """
     blocks = [_block(machine, host, known_hosts_file, identity_file, popnet, run_dir) for host in hosts]
     return f"# ssh to the kernels of machine {machine}: ssh -F <this file> <kernel>\n\n" + "\n".join(blocks)
+
+
+def gateway_config(
+    machine: str,
+    ttys: Mapping[str, int],
+    *,
+    known_hosts_file: str,
+    identity_file: str,
+    popnet: Sequence[str],
+    run_dir: str,
+) -> str:
+    """More Host blocks: `k1.gw` for the machine's gateway at that kernel, `k1.tty0` for a terminal of it.
+
+    Args:
+        ttys: how many each kernel has.
+        Others are those of `ssh_config`.
+    """
+    proxy = [*popnet, "--run-dir", run_dir, "-m", machine, "gateway", "--stdio"]
+    common = (
+        ("HostKeyAlias", host_key_alias(GATEWAY, machine)),
+        ("UserKnownHostsFile", _file(known_hosts_file)),
+        ("IdentityFile", _file(identity_file)),
+        ("ProxyCommand", _command(proxy)),
+        *_OPTIONS,
+    )
+    blocks: list[tuple[str, tuple[tuple[str, str], ...]]] = [
+        (f"{kernel}.{GATEWAY}", (("HostName", f"{kernel}.{GATEWAY}"), ("User", kernel))) for kernel in ttys
+    ]
+    blocks += [
+        (
+            f"{kernel}.tty{n}",
+            (("HostName", f"{kernel}.{GATEWAY}"), ("User", f"{kernel}.tty{n}"), ("RequestTTY", "yes")),
+        )
+        for kernel, count in ttys.items()
+        for n in range(count)
+    ]
+    lines = [
+        "\n".join([f"Host {host}", *(f"  {name} {value}" for name, value in (*own, *common))])
+        for host, own in blocks
+    ]
+    return "\n\n".join(lines) + "\n"
 
 
 def known_hosts(machine: str, keys: Iterable[tuple[str, str]]) -> str:

@@ -40,11 +40,14 @@ def test_what_is_made(machine: MachineSpec, tmp_path: Path) -> None:
     public = (directory / "id_ed25519.pub").read_text().strip()
     assert made.authorized_keys == f"{public}\n"
     known = (directory / "known_hosts").read_text()
-    assert known.count("ssh-ed25519") == 3
+    assert known.count("ssh-ed25519") == 4, "three kernels and the gateway"
+    assert stat.S_IMODE((directory / "gateway_key").stat().st_mode) == 0o600
+    assert (directory / "authorized_keys").read_text() == made.authorized_keys
     config = (directory / "ssh_config").read_text()
     assert config == made.ssh_config
     assert "k1" in config
-    assert "k2" not in config, "it has no sshd"
+    assert "Host k2 " not in config, "it has no sshd"
+    assert "Host k2.gw\n" in config and "Host k2.tty0\n" in config, "but the gateway has it"
     assert not any(key in config + known for key in made.host_keys.values())
 
 

@@ -104,3 +104,23 @@ def test_a_path_that_no_such_file_can_hold_is_an_error(path: str) -> None:
 def test_known_hosts_has_each_kernel_under_its_alias() -> None:
     keys = [("k1", "ssh-ed25519 AAAA1 host of k1"), ("k2", "ssh-ed25519 AAAA2")]
     assert sshconfig.known_hosts("demo", keys) == "k1.demo ssh-ed25519 AAAA1\nk2.demo ssh-ed25519 AAAA2\n"
+
+
+def test_the_gateway_has_a_host_for_each_kernel_and_terminal(tmp_path: Path) -> None:
+    config = build() + sshconfig.gateway_config(
+        "demo",
+        {"k1": 2, "k2": 0},
+        known_hosts_file="/run/popnet/demo/known_hosts",
+        identity_file="/run/popnet/demo/id",
+        popnet=("popnet",),
+        run_dir="/run/popnet",
+    )
+    for host, user in (("k1.gw", "k1"), ("k2.gw", "k2"), ("k1.tty1", "k1.tty1")):
+        options = read_back(config, host, tmp_path)
+        assert options["user"] == [user]
+        assert options["hostkeyalias"] == ["gw.demo"]
+        assert options["stricthostkeychecking"] == ["true"]
+        assert options["proxycommand"] == ["popnet --run-dir /run/popnet -m demo gateway --stdio"]
+        assert options["requesttty"] == ["true" if ".tty" in host else "auto"]
+    assert "proxycommand" not in read_back(config, "k2.tty0", tmp_path)
+    assert read_back(config, "k1", tmp_path)["hostkeyalias"] == ["k1.demo"]
