@@ -276,8 +276,10 @@ class Daemon:
         config, listener = self.config, self.init.programs_listener
         assert listener is not None, "init is ready"
         whoami = Greeting(config.machine, config.kernel.name, config.kid, config.generation, 0, config.kids)
-        services = config.kernel.services
-        self.programs = Programs(self.endpoint, self.links.connect, whoami, services, self.say)
+        kernel = config.kernel
+        self.programs = Programs(
+            self.endpoint, self.links.connect, whoami, kernel.services, kernel.groups, self.say
+        )
         self.programs.start(listener)
 
     def _start_sshd(self) -> None:

@@ -1,5 +1,5 @@
-"""What the programs of a kernel may: which services they may use and offer, which kinds, which kernels there
-are.
+"""What the programs of a kernel may: which services they may use and offer, which groups they may join, which
+kinds they may use, which kernels there are.
 
 The rule is the kernel's, the same for all its programs, and asked before anything leaves it. What it refuses
 is counted as `forbidden`.
@@ -19,14 +19,22 @@ class Permits:
 
     Args:
         services: the only services that programs may use and offer; None: all but the kernels' own.
+        groups: the only groups that they may join; None: all, or none if *services* are listed.
         count: told the name of what is to be counted.
     """
 
     def __init__(
-        self, whoami: Greeting, services: tuple[str, ...] | None, count: Callable[[str], None]
+        self,
+        whoami: Greeting,
+        services: tuple[str, ...] | None,
+        groups: tuple[str, ...] | None,
+        count: Callable[[str], None],
     ) -> None:
         self._whoami = whoami
         self._allowed = None if services is None else frozenset(services)
+        if groups is None and services is not None:
+            groups = ()
+        self._groups = None if groups is None else frozenset(groups)
         self._count = count
 
     def check_service(self, service: str) -> None:
@@ -39,6 +47,12 @@ class Permits:
             raise Refused(own, f"add it to `services` of {self._whoami.kernel} in the machine file")
         if not 0 < len(service) <= SERVICE_NAME_MAX:
             raise Refused(f"a service has a name of 1 to {SERVICE_NAME_MAX} letters")
+
+    def check_group(self, group: str) -> None:
+        if self._groups is not None and group not in self._groups:
+            self._count("forbidden")
+            own = f"kernel {self._whoami.kernel} does not let its programs join the group {group!r}"
+            raise Refused(own, f"add it to `groups` of {self._whoami.kernel} in the machine file")
 
     def may_see(self, notice: Notice) -> bool:
         """Whether a program may learn of this change: of every kernel, and of the services that it may

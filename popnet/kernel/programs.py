@@ -33,9 +33,11 @@ from popnet.core.errors import (
     PopnetError,
     Refused,
 )
+from popnet.kernel.memberships import Memberships
 from popnet.kernel.permits import Permits
 from popnet.kernel.poster import Poster
 from popnet.message.endpoint import Endpoint
+from popnet.message.membership import Member
 from popnet.message.notice import Notice
 from popnet.message.stream import Stream
 from popnet.message.streamshell import LinkStream
@@ -78,7 +80,7 @@ class Programs:
         endpoint: the kernel's own.
         connect: makes a link to a kernel.
         whoami: what every program is told; its `program` is not looked at.
-        services: the only services that programs may open or register; None: all but the kernels' own.
+        services, groups: what programs may use and join, see Permits.
         say: takes (level, text) of the kernel's log.
     """
 
@@ -88,12 +90,13 @@ class Programs:
         connect: Callable[[int], Awaitable[None]],
         whoami: Greeting,
         services: tuple[str, ...] | None,
+        groups: tuple[str, ...] | None,
         say: Callable[[str, str], None],
     ) -> None:
         self._endpoint = endpoint
         self._poster = Poster(endpoint, connect, self.count)
         self._whoami = whoami
-        self._permits = Permits(whoami, services, self.count)
+        self._permits = Permits(whoami, services, groups, self.count)
         self._say = say
         self._listener: socket.socket | None = None
         self._programs: dict[int, tuple[Hosted, int]] = {}  # by number, with the uid
@@ -101,6 +104,7 @@ class Programs:
         self._last_number = PROGRAM_FIRST - 1
         self._owners: dict[tuple[str, str | int], Hosted] = {}
         self._watches: dict[tuple[Hosted, int], int] = {}  # program and its number -> the endpoint's number
+        self._memberships = Memberships(endpoint, self._permits, whoami.kernel, self._connected)
         self._streams = 0
         self._calls = 0
         self._counters: Counter[str] = Counter()
@@ -124,13 +128,14 @@ class Programs:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def counters(self) -> dict[str, int]:
-        """`connected`, `streams`, `calls` and `registered` are of now; the rest counts since the start."""
+        """`connected` to `memberships` are of now; the rest counts since the start."""
         return {
             **self._counters,
             "connected": len(self._programs),
             "streams": self._streams,
             "calls": self._calls,
             "registered": len(self._owners),
+            "memberships": len(self._memberships),
         }
 
     # They come and go
@@ -190,6 +195,10 @@ class Programs:
                 self._let_go(key)
             for program, number in [key for key in self._watches if key[0] is hosted]:
                 self.unwatch(program, number)
+            self._memberships.let_go(hosted)
+
+    def _connected(self) -> list[Hosted]:
+        return [hosted for hosted, _ in self._programs.values()]
 
     # What they register
 
@@ -328,6 +337,19 @@ class Programs:
         watch = self._watches.pop((program, number), None)
         if watch is not None:
             self._endpoint.unwatch(watch)
+
+    async def join(self, program: Hosted, number: int, name: str, timeout_s: float) -> Member:
+        return await self._memberships.join(program, number, name, timeout_s)
+
+    async def leave(self, program: Hosted, number: int, timeout_s: float) -> None:
+        await self._memberships.leave(program, number, timeout_s)
+
+    async def send_group(self, program: Hosted, number: int, body: bytes, timeout_s: float) -> None:
+        with self._call_place():
+            await self._memberships.send(program, number, body, timeout_s)
+
+    def hold(self, program: Hosted, number: int, full: bool) -> None:
+        self._memberships.hold(program, number, full)
 
     def post(self, kid: int, kind: int, body: bytes, high: bool) -> None:
         try:

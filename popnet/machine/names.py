@@ -1,4 +1,5 @@
-"""What may be a name in a machine: of machines, kernels, hosts, programs, services and environment variables.
+"""What may be a name in a machine: of machines, kernels, hosts, programs, services, groups, environment
+variables.
 
 Each check returns its text, or raises ValueError saying what is allowed.
 """
@@ -16,7 +17,7 @@ KERNEL_SERVICES: Final = frozenset({"exec", "dial", "capture", "inject", "tty", 
 another kernel's `exec` would be root in it."""
 
 SERVICE_NAME_MAX: Final = 64
-"""Letters of a service's name; the message layer takes no longer ones."""
+"""Letters of the name of a service or a group; the message layer takes no longer ones."""
 
 _MACHINE = re.compile(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?")
 _KERNEL = re.compile(r"[a-z](?:[a-z0-9-]*[a-z0-9])?")
@@ -63,6 +64,13 @@ def service(text: str) -> str:
     """A service of programs."""
     if text in KERNEL_SERVICES:
         raise ValueError(f"got {text!r}, which belongs to the kernels themselves; programs may not use it")
+    if not 0 < len(text) <= SERVICE_NAME_MAX or not text.isprintable():
+        raise ValueError(f"got {text!r}; allowed: a name of 1 to {SERVICE_NAME_MAX} letters")
+    return text
+
+
+def group(text: str) -> str:
+    """A group of programs."""
     if not 0 < len(text) <= SERVICE_NAME_MAX or not text.isprintable():
         raise ValueError(f"got {text!r}; allowed: a name of 1 to {SERVICE_NAME_MAX} letters")
     return text

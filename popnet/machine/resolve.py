@@ -317,6 +317,7 @@ def _spec(
         ssh=image.ssh if section.ssh is None else section.ssh,
         env=tuple(section.env.items()),
         services=section.services,
+        groups=section.groups,
         append=" ".join(text for text in (image.append, section.append) if text),
         cmdline=cmdline.compose(parameters),
         address=address,

@@ -148,6 +148,12 @@ def _address(text: str) -> str:
         raise ValueError(f"got {text!r}; allowed: an IPv4 address such as 10.1.2.9") from None
 
 
+def _groups(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
+        raise ValueError(f"got {shown(value)}; allowed: a list of groups such as [workers, clock]")
+    return tuple(map(names.group, value))
+
+
 _SCALAR: Final = ["string", "integer"]
 Cpus = Annotated[
     tuple[int, ...] | None,
@@ -209,6 +215,11 @@ Subnet6 = Annotated[
 Services = Annotated[
     tuple[str, ...] | None,
     PlainValidator(_services),
+    WithJsonSchema({"type": "array", "items": {"type": "string", "minLength": 1, "maxLength": 64}}),
+]
+Groups = Annotated[
+    tuple[str, ...] | None,
+    PlainValidator(_groups),
     WithJsonSchema({"type": "array", "items": {"type": "string", "minLength": 1, "maxLength": 64}}),
 ]
 VariableName = Annotated[str, _text(names.variable, "a name"), WithJsonSchema({"type": "string"})]
@@ -283,6 +294,10 @@ class KernelSection(Section):
         description="The only services its programs may open or offer; by default all but the kernels'.",
     )
     ip: Address = Field(default=None, description="The address of its NIC; by default made of the kid.")
+    groups: Groups = Field(
+        default=None,
+        description="The only groups its programs may join; by default all, or none if there is `services`.",
+    )
     kid: Kid = Field(
         default=None, description="Its number, of which its addresses are made; by default the next free one."
     )

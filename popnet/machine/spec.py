@@ -39,6 +39,7 @@ class KernelSpec:
         memory_nodes: the NUMA nodes its memory comes from; () is any.
         devices: names below /dev of the devices it has, beside those that every kernel has.
         hidden_pci: (vendor, device) of the PCI devices that it does not see.
+        groups: the only groups that its programs may join; None: all, or none if `services` are listed.
     """
 
     kid: int
@@ -63,6 +64,7 @@ class KernelSpec:
     memory_nodes: tuple[int, ...] = ()
     devices: tuple[str, ...] = SHARED
     hidden_pci: tuple[tuple[int, int], ...] = ()
+    groups: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,84 +1,73 @@
 """A program's connection for scripts without asyncio: each call waits until it is done.
 
-Theory of operation. A private event loop runs inside each call, and only then: nothing happens behind the
-script's back, and handlers run while some call waits, `run` included. Messages of the kinds that were asked
-for with `listen` queue up, at most QUEUE_MAX, until `recv`; more are dropped and counted. One thread at a
+Theory of operation. Everything runs inside the calls (`waiting`): what the script registered as functions is
+called while some call waits, `run` included, and may not wait itself. What comes without a function queues up
+until the script asks for it: streams until `accept`, messages until `recv`, notices until `notice`, a group's
+messages until its own `recv`. Each queue has a size, and says what happens when it is full. One thread at a
 time.
 """
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine
-from typing import Any, Final, Self, TypeVar
+from collections.abc import Callable
+from typing import Any, Final, Self
 
-from popnet.core.errors import DeadlineExceeded, PeerDied
+from popnet.core.errors import DeadlineExceeded, NoSuchService, Overloaded, PeerDied
+from popnet.message.notice import Notice
 from popnet.message.stream import Stream
+from popnet.program.blockinggroup import BlockingGroup
+from popnet.program.blockingstream import BlockingStream, Served
 from popnet.program.connection import Connection
 from popnet.program.dialing import open_connection
-from popnet.program.end import KernelName
+from popnet.program.end import ASK_TIMEOUT_S, CallHandler, KernelName, MessageHandler, NoticeHandler
 from popnet.program.greeting import SOCKET_PATH
-
-T = TypeVar("T")
+from popnet.program.waiting import Waiting
 
 QUEUE_MAX: Final = 1024
-"""Messages that wait for `recv`."""
+"""Messages that wait for `recv`, and notices for `notice`."""
 
-
-class BlockingStream:
-    """One end of a conversation: see `popnet.message.stream.Stream` for what its methods promise."""
-
-    def __init__(self, stream: Stream, wait: Callable[[Coroutine[Any, Any, Any], float | None], Any]) -> None:
-        self._stream = stream
-        self._wait = wait
-
-    @property
-    def result(self) -> dict[str, Any] | None:
-        """What the peer closed with."""
-        return self._stream.result
-
-    def send(self, data: bytes, channel: int = 0, timeout_s: float | None = None) -> None:
-        """Raises also DeadlineExceeded: then a part of *data* may have been sent."""
-        self._wait(self._stream.send(data, channel), timeout_s)
-
-    def receive(self, timeout_s: float | None = None) -> tuple[int, bytes] | None:
-        """Raises also DeadlineExceeded, which loses nothing."""
-        received: tuple[int, bytes] | None = self._wait(self._stream.receive(), timeout_s)
-        return received
-
-    def close(self, result: dict[str, Any] | None = None) -> None:
-        self._wait(self._stream.close(result), None)
-
-    def abort(self) -> None:
-        self._stream.abort()
+ACCEPT_MAX: Final = 16
+"""Streams that wait for `accept`."""
 
 
 class BlockingConnection:
-    """As Connection, with the same errors."""
+    """As Connection, with the same errors.
+
+    Attributes:
+        kid, kernel, generation, machine, program, attached, kernels: as those of Connection.
+        dropped: messages that found the queue of `recv` full.
+    """
 
     def __init__(self, path: str = SOCKET_PATH, attach: bool = False) -> None:
-        self._runner = asyncio.Runner()
+        self._waiting = Waiting()
         self._over = False
         self._messages: deque[tuple[int, int, bytes]] = deque()
-        self._came = asyncio.Event()
+        self._offered: deque[Served] = deque()
+        self._notices: deque[Notice] = deque()
+        self._notices_lost = False
+        self._groups: dict[str, BlockingGroup] = {}
         self.dropped = 0
-        """Messages that found the queue full."""
         try:
-            self.connection: Connection = self._runner.run(open_connection(path, attach))
+            self.connection: Connection = self._waiting.now(open_connection(path, attach))
         except BaseException:
-            self._runner.close()
+            self._waiting.close()
             raise
-        self.kid, self.kernel, self.machine = (
-            self.connection.kid,
-            self.connection.kernel,
-            self.connection.machine,
-        )
-        self.kernels = self.connection.kernels
+        me = self.connection
+        self.kid, self.kernel, self.generation = me.kid, me.kernel, me.generation
+        self.machine, self.program, self.attached = me.machine, me.program, me.attached
+        self.kernels = me.kernels
+        self.counters = me.counters
+        self._waiting.closed = lambda: me.closed
+        self._waiting.end_text = f"kernel {self.kernel} closed the connection"
+        me.on_closed = self._waiting.moved
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+    # Streams
 
     def open(
         self,
@@ -87,83 +76,187 @@ class BlockingConnection:
         params: dict[str, Any] | None = None,
         timeout_s: float | None = None,
     ) -> BlockingStream:
-        return BlockingStream(
-            self._wait(self.connection.open(kernel, service, params), timeout_s), self._wait
-        )
+        stream = self._waiting.now(self.connection.open(kernel, service, params), timeout_s)
+        return BlockingStream(stream, self._waiting)
 
-    def call(self, kernel: KernelName, kind: int, body: bytes, timeout_s: float, high: bool = False) -> bytes:
-        return self._wait(self.connection.call(kernel, kind, body, timeout_s, high), None)
+    def serve(self, service: str) -> None:
+        """From now on streams that are opened for *service* of this kernel come from `accept`. When
+        ACCEPT_MAX of them wait, more are Overloaded. Raises Refused."""
+        self._waiting.now(self.connection.serve(service, self._offer))
+
+    def unserve(self, service: str) -> None:
+        """Take no new streams for *service*; those that wait for `accept` are turned away."""
+        self._waiting.now(self.connection.unserve(service))
+        for served in [served for served in self._offered if served.stream.service == service]:
+            self._offered.remove(served)
+            served.end(NoSuchService(f"kernel {self.kernel} has no service {service!r}"))
+        self._waiting.now(asyncio.sleep(0))  # their handlers end, and say so
+
+    def accept(self, timeout_s: float | None = None) -> BlockingStream:
+        """The next stream that was opened for a service of this script: use it with `with`. Raises
+        DeadlineExceeded, PeerDied."""
+        if not self._offered:
+            self._waiting.until(lambda: self._offered, timeout_s)
+        served = self._offered.popleft()
+        return BlockingStream(served.stream, self._waiting, served)
+
+    # Messages and calls
 
     def post(self, kernel: KernelName, kind: int, body: bytes, high: bool = False) -> bool:
         async def post() -> bool:
             return self.connection.post(kernel, kind, body, high)
 
-        return self._wait(post(), None)
+        return self._waiting.now(post())
+
+    def on(self, kind: int, handler: MessageHandler) -> None:
+        """Let *handler* have (from kid, body) of every message of *kind*. It may not wait."""
+        self._waiting.now(self.connection.on(kind, self._told(handler)))
 
     def listen(self, kind: int) -> None:
-        """From now on messages of *kind* to this kernel come from `recv`."""
+        """From now on messages of *kind* to this kernel come from `recv`; when QUEUE_MAX wait, more are
+        dropped and counted."""
 
         def take(kid: int, body: bytes) -> None:
             if len(self._messages) >= QUEUE_MAX:
                 self.dropped += 1
                 return
             self._messages.append((kid, kind, body))
-            self._came.set()
 
-        self._wait(self.connection.on(kind, take), None)
+        self.on(kind, take)
 
     def recv(self, timeout_s: float | None = None) -> tuple[int, int, bytes]:
         """The next message as (from kid, kind, body). Raises DeadlineExceeded, PeerDied."""
         if not self._messages:
-            self._wait(self._arrival(), timeout_s)
+            self._waiting.until(lambda: self._messages, timeout_s)
         return self._messages.popleft()
+
+    def call(self, kernel: KernelName, kind: int, body: bytes, timeout_s: float, high: bool = False) -> bytes:
+        return self._waiting.now(self.connection.call(kernel, kind, body, timeout_s, high))
 
     def answer(self, kind: int, handler: Callable[[int, bytes], bytes]) -> None:
         """Let *handler* answer calls of *kind* while this script waits in some call: `run`, say."""
+        self._waiting.now(self.connection.answer(kind, self._answered(handler)))
 
-        async def answer(kid: int, body: bytes) -> bytes:
-            return handler(kid, body)
+    # Services by name
 
-        self._wait(self.connection.answer(kind, answer), None)
+    def register(
+        self,
+        name: str,
+        version: int,
+        on_message: MessageHandler | None = None,
+        on_call: Callable[[int, bytes], bytes] | None = None,
+    ) -> None:
+        """Serve *name* while this script waits in some call: messages (from kid, body) go to *on_message*,
+        calls are answered by *on_call*."""
+        messages = None if on_message is None else self._told(on_message)
+        calls = None if on_call is None else self._answered(on_call)
+        self._waiting.now(self.connection.register(name, version, messages, calls))
 
-    def run(self, timeout_s: float | None = None) -> None:
-        """Answer calls until the kernel goes, or *timeout_s* is over."""
+    def unregister(self, name: str) -> None:
+        self._waiting.now(self.connection.unregister(name))
+
+    def send(
+        self,
+        kernel: KernelName,
+        service: str,
+        body: bytes,
+        high: bool = False,
+        timeout_s: float = ASK_TIMEOUT_S,
+    ) -> None:
+        self._waiting.now(self.connection.send(kernel, service, body, high, timeout_s))
+
+    def call_service(
+        self, kernel: KernelName, service: str, body: bytes, timeout_s: float, high: bool = False
+    ) -> bytes:
+        return self._waiting.now(self.connection.call_service(kernel, service, body, timeout_s, high))
+
+    # Notices
+
+    def watch(self, pattern: str, callback: NoticeHandler | None = None) -> int:
+        """As Connection.watch; without *callback* the notices come from `notice`."""
+        return self._waiting.now(self.connection.watch(pattern, self._told(callback or self._note)))
+
+    def unwatch(self, number: int) -> None:
+        self._waiting.now(self.connection.unwatch(number))
+
+    def notice(self, timeout_s: float | None = None) -> Notice:
+        """The next notice of a watch. Raises DeadlineExceeded, PeerDied, and, once, Overloaded: so many
+        waited that some are lost; watch anew."""
+        if not self._notices and not self._notices_lost:
+            self._waiting.until(lambda: self._notices, timeout_s)
+        if self._notices_lost:
+            self._notices_lost = False
+            self._notices.clear()
+            raise Overloaded(f"more than {QUEUE_MAX} notices waited, and some are lost", "Watch anew.")
+        return self._notices.popleft()
+
+    # Groups
+
+    def group(self, name: str) -> BlockingGroup:
+        """This script's part in the group of that name."""
+        if name not in self._groups:
+            self._groups[name] = BlockingGroup(self.connection.group(name), self._waiting)
+        return self._groups[name]
+
+    # Waiting, and the end
+
+    def run(self, timeout_s: float | None = None, until: Callable[[], object] = lambda: False) -> bool:
+        """Let everything that is registered run, until the kernel goes, *timeout_s* is over, or *until*
+        holds, which is looked at whenever something came. Whether it holds."""
         try:
-            self._wait(self.connection.wait_closed(), timeout_s)
-        except DeadlineExceeded:
-            return
+            self._waiting.until(until, timeout_s)
+        except (DeadlineExceeded, PeerDied):
+            return bool(until())
+        return True
+
+    def flush(self, timeout_s: float = ASK_TIMEOUT_S) -> None:
+        """As Connection.flush."""
+        self._waiting.now(self.connection.flush(timeout_s))
 
     def close(self) -> None:
         """Idempotent."""
         if not self._over:
             self._over = True
-            self._runner.run(self.connection.close())
-            self._runner.close()
+            self._waiting.now(self.connection.close())
+            self._waiting.close()
 
-    async def _arrival(self) -> None:
-        closed = asyncio.ensure_future(self.connection.wait_closed())
+    # What comes
+
+    async def _offer(self, stream: Stream) -> None:
+        if len(self._offered) >= ACCEPT_MAX:
+            raise Overloaded(f"{ACCEPT_MAX} streams wait for the script already")
+        served = Served(stream)
+        self._offered.append(served)
+        self._waiting.moved()
         try:
-            while not self._messages:
-                self._came.clear()
-                came = asyncio.ensure_future(self._came.wait())
-                try:
-                    await asyncio.wait((came, closed), return_when=asyncio.FIRST_COMPLETED)
-                finally:
-                    came.cancel()
-                if closed.done() and not self._messages:
-                    raise PeerDied(f"kernel {self.kernel} closed the connection")
+            await served.wait()
         finally:
-            closed.cancel()
+            if served in self._offered:
+                self._offered.remove(served)
 
-    def _wait(self, work: Coroutine[Any, Any, T], timeout_s: float | None) -> T:
-        async def bounded() -> T:
+    def _note(self, notice: Notice) -> None:
+        if len(self._notices) >= QUEUE_MAX:
+            self._notices_lost = True
+        else:
+            self._notices.append(notice)
+
+    def _answered(self, handler: Callable[[int, bytes], bytes]) -> CallHandler:
+        async def answer(kid: int, body: bytes) -> bytes:
             try:
-                async with asyncio.timeout(timeout_s):
-                    return await work
-            except TimeoutError:
-                raise DeadlineExceeded(f"nothing within {timeout_s} s") from None
+                return handler(kid, body)
+            finally:
+                self._waiting.moved()
 
-        return self._runner.run(bounded())
+        return answer
+
+    def _told(self, handler: Callable[..., None]) -> Callable[..., None]:
+        def tell(*what: object) -> None:
+            try:
+                handler(*what)
+            finally:
+                self._waiting.moved()
+
+        return tell
 
 
 def connect_blocking(path: str = SOCKET_PATH, attach: bool = False) -> BlockingConnection:

@@ -1,6 +1,7 @@
 """A program's connection to its kernel, for asyncio: the API of a kernel's endpoint, through its kernel."""
 
 import contextlib
+import itertools
 from typing import Any, Self
 
 from popnet.core.errors import PopnetError
@@ -16,6 +17,7 @@ from popnet.program.end import (
     StreamHandler,
 )
 from popnet.program.greeting import HOST
+from popnet.program.group import ProgramGroup
 from popnet.program.routed import Routed
 
 
@@ -23,7 +25,11 @@ class Connection(ProgramEnd):
     """What a program says to other kernels, and hears of them. For one event loop; its attributes are those
     of ProgramEnd."""
 
-    _last_watch = 0
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._last_watch = 0
+        self._parts: dict[str, ProgramGroup] = {}
+        self._memberships = itertools.count(1)
 
     async def __aenter__(self) -> Self:
         return self
@@ -170,6 +176,15 @@ class Connection(ProgramEnd):
         """No callback of this watch comes any more."""
         if self._watches.pop(number, None) is not None:
             await self._ask({"op": "unwatch", "number": number}, ASK_TIMEOUT_S)
+
+    # Groups
+
+    def group(self, name: str) -> ProgramGroup:
+        """This program's part in the group of that name, for joining, sending and leaving. Two programs of
+        one kernel are two members."""
+        if name not in self._parts:
+            self._parts[name] = ProgramGroup(self, name, self._memberships)
+        return self._parts[name]
 
     # The end
 

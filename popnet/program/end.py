@@ -8,19 +8,22 @@ no, and here. When the kernel or the connection goes, every stream and call ends
 """
 
 import asyncio
+import contextlib
 import os
 import socket
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeAlias
 
 from popnet.core import limits
-from popnet.core.errors import DeadlineExceeded, NoSuchKernel, NoSuchService, PeerDied
+from popnet.core.errors import DeadlineExceeded, NoSuchKernel, NoSuchService, PeerDied, PopnetError
 from popnet.message import codec
 from popnet.message.endpoint import Endpoint
+from popnet.message.membership import Member
 from popnet.message.notice import Notice
 from popnet.message.stream import Stream
 from popnet.program import routed
 from popnet.program.greeting import HOST, PROGRAM_GENERATION, Greeting
+from popnet.program.group import ProgramGroup
 from popnet.program.routed import Routed
 from popnet.program.socketlink import SocketLink
 from popnet.transport._native import Link
@@ -45,6 +48,7 @@ class ProgramEnd:
         machine: the machine's name.
         program: the number of this connection in its kernel.
         attached: whether records ride a ring of its own, rather than the socket.
+        on_closed: called when the kernel, or the connection to it, is gone.
     """
 
     def __init__(self, greeting: Greeting, sock: socket.socket, attached: bool, bell: int) -> None:
@@ -60,11 +64,13 @@ class ProgramEnd:
         self._bell = bell
         self._link: SocketLink | Link | None = None
         self._closed = asyncio.Event()
+        self.on_closed: Callable[[], None] = lambda: None
         self._services: dict[str, StreamHandler] = {}
         self._named: dict[str, tuple[MessageHandler | None, CallHandler | None]] = {}
         self._handlers: dict[int, MessageHandler] = {}
         self._answers: dict[int, CallHandler] = {}
         self._watches: dict[int, NoticeHandler] = {}
+        self._groups: dict[int, ProgramGroup] = {}
         self._endpoint = Endpoint(self.program, PROGRAM_GENERATION, bell, _never)
         self._endpoint.serve(routed.OFFER, self._offered)
         self._endpoint.on(Routed.SEND, self._sent)
@@ -72,7 +78,9 @@ class ProgramEnd:
         self._endpoint.on(Routed.TO, self._sent_to)
         self._endpoint.answer(Routed.CALL_OF, self._called_of)
         self._endpoint.on(Routed.NOTICE, self._noticed)
-        self._endpoint.on_peer_down(lambda kid, reason: self._closed.set())
+        self._endpoint.on(Routed.GROUP, self._group_message)
+        self._endpoint.on(Routed.VIEW, self._viewed)
+        self._endpoint.on_peer_down(lambda kid, reason: self._ended())
 
     # Its life
 
@@ -92,13 +100,22 @@ class ProgramEnd:
         """End every stream and call, and the connection."""
         link, self._link = self._link, None
         await self._endpoint.stop()
-        self._closed.set()
+        self._ended()
         if self.attached:
             asyncio.get_running_loop().remove_reader(self._sock)
         if link is not None:
             link.close()
         self._sock.close()
         os.close(self._bell)
+
+    @property
+    def closed(self) -> bool:
+        """Whether the kernel, or the connection to it, is gone."""
+        return self._closed.is_set()
+
+    def _ended(self) -> None:
+        self._closed.set()
+        self.on_closed()
 
     def _lost(self) -> None:
         """The socket of an attached program says one thing: the kernel has dropped it."""
@@ -121,8 +138,8 @@ class ProgramEnd:
             await self._ask({"op": "unregister", **what}, ASK_TIMEOUT_S)
             table.pop(name, None)
 
-    async def _ask(self, request: dict[str, Any], timeout_s: float) -> None:
-        await self._endpoint.call(HOST, Routed.ASK, codec.json_bytes(request), timeout_s)
+    async def _ask(self, request: dict[str, Any], timeout_s: float) -> bytes:
+        return await self._endpoint.call(HOST, Routed.ASK, codec.json_bytes(request), timeout_s)
 
     def _kid(self, kernel: KernelName) -> int:
         if isinstance(kernel, int):
@@ -194,6 +211,52 @@ class ProgramEnd:
         match codec.json_object(body):
             case {"watch": int(number), "notice": list(value)} if number in self._watches:
                 self._watches[number](Notice.of_json(value))
+
+    # What groups ask
+
+    async def join(self, group: "ProgramGroup", number: int, name: str, timeout_s: float) -> Member:
+        """Into a group; for ProgramGroup."""
+        self._groups[number] = group
+        request = {"op": "join", "number": number, "group": name, "ms": routed.milliseconds(timeout_s)}
+        try:
+            answer = await self._ask(request, timeout_s)
+        except (DeadlineExceeded, asyncio.CancelledError):  # the kernel may have joined just then
+            if self._endpoint.running:
+                self._endpoint.spawn(self._withdraw(number))
+            raise
+        return routed.member_of(codec.json_object(answer).get("member"))
+
+    async def _withdraw(self, number: int) -> None:
+        with contextlib.suppress(PopnetError):
+            await self.leave(number, ASK_TIMEOUT_S)
+
+    async def leave(self, number: int, timeout_s: float) -> None:
+        """Out of it; for ProgramGroup."""
+        await self._ask({"op": "leave", "number": number, "ms": routed.milliseconds(timeout_s)}, timeout_s)
+
+    def forget(self, number: int) -> None:
+        """What comes of that membership is nobody's."""
+        self._groups.pop(number, None)
+
+    async def send_group(self, number: int, body: bytes, timeout_s: float) -> None:
+        """To all members; for ProgramGroup."""
+        self._check_size(body)
+        request = routed.group_send_body(number, timeout_s, body)
+        await self._endpoint.call(HOST, Routed.GROUP, request, timeout_s)
+
+    def hold(self, number: int, full: bool) -> bool:
+        """Whether the kernel will be told; for ProgramGroup."""
+        return self._endpoint.post(HOST, Routed.HOLD, routed.hold_body(number, full))
+
+    def _group_message(self, kernel: int, body: bytes) -> None:
+        number, member, inner = routed.group_message(body)
+        if number in self._groups:
+            self._groups[number].received(member, inner)
+
+    def _viewed(self, kernel: int, body: bytes) -> None:
+        number, view, members = routed.group_view(body)
+        if number in self._groups:
+            self._groups[number].installed(view, members)
 
 
 async def _never(kid: int) -> None:

@@ -14,21 +14,23 @@ adds nothing to it.
 """
 
 import asyncio
+import contextlib
 import os
 import socket
 from collections.abc import Callable, Coroutine
-from contextlib import AbstractContextManager
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from popnet.core.errors import LinkViolation, PeerDied
 from popnet.message import codec
 from popnet.message.endpoint import Endpoint
 from popnet.message.kinds import Ring
+from popnet.message.membership import Member
 from popnet.message.notice import Notice
 from popnet.message.stream import Stream
 from popnet.message.streamshell import LinkStream
 from popnet.program import routed
 from popnet.program.greeting import HOST, PROGRAM_GENERATION, Greeting, Half, closing, wants_attach
+from popnet.program.house import House
 from popnet.program.routed import Routed
 from popnet.program.socketlink import SocketLink
 from popnet.program.splice import splice
@@ -47,43 +49,6 @@ _LAST_TURNS_MAX: Final = 256
 
 
 Answer: TypeAlias = Callable[[int, bytes], Coroutine[Any, Any, bytes]]
-
-
-class House(Protocol):
-    """What a program asks of its kernel; all may raise PopnetError, which goes to the program."""
-
-    def count(self, name: str) -> None:
-        """One more of *name*."""
-
-    async def open(self, kid: int, service: str, params: dict[str, Any]) -> LinkStream:
-        """A stream for a program, if it may."""
-
-    async def call(self, kid: int, kind: int, body: bytes, timeout_s: float, high: bool) -> bytes:
-        """A call for a program, if it may."""
-
-    def post(self, kid: int, kind: int, body: bytes, high: bool) -> None:
-        """A message of a program's. What cannot or may not go is dropped, and counted."""
-
-    async def send_to(self, kid: int, service: str, body: bytes, timeout_s: float, high: bool) -> None:
-        """A message of a program's to a service by name, if it may."""
-
-    async def call_of(self, kid: int, service: str, body: bytes, timeout_s: float, high: bool) -> bytes:
-        """A call of a service by name, if the program may."""
-
-    def watch(self, program: "Hosted", number: int, pattern: str) -> None:
-        """Tell *program* of changes, with its own *number* for them."""
-
-    def unwatch(self, program: "Hosted", number: int) -> None:
-        """No more of these."""
-
-    def register(self, program: "Hosted", what: dict[str, Any]) -> None:
-        """Let *program* have a service, or the messages or calls of a kind."""
-
-    def unregister(self, program: "Hosted", what: dict[str, Any]) -> None:
-        """Take it from *program* again."""
-
-    def stream(self) -> AbstractContextManager[None]:
-        """The place of one stream, for as long as it is held."""
 
 
 class Hosted:
@@ -118,6 +83,8 @@ class Hosted:
             self.endpoint.answer(kind, of_kind(high=False))
             self.endpoint.answer(kind + 1, of_kind(high=True))
         self.endpoint.answer(Routed.ASK, self._ask)
+        self.endpoint.answer(Routed.GROUP, self._send_group)
+        self.endpoint.on(Routed.HOLD, self._hold)
         self.endpoint.on_violation = lambda kid, text: self._end(LinkViolation(text))
         self.endpoint.on_peer_down(lambda kid, reason: self._end(reason))
 
@@ -147,7 +114,7 @@ class Hosted:
 
     def deliver(self, kid: int, kind: int, body: bytes) -> bool:
         """Give the program a message; False: it is too far behind."""
-        if self.endpoint.waiting_size(self.number) > WAITING_MAX:
+        if self.behind:
             return False
         return self.endpoint.post(self.number, Routed.SEND, routed.send_body(kid, kind, body))
 
@@ -158,7 +125,7 @@ class Hosted:
 
     def deliver_to(self, service: str, kid: int, body: bytes) -> bool:
         """Give the program a message to one of its services; False: it is too far behind."""
-        if self.endpoint.waiting_size(self.number) > WAITING_MAX:
+        if self.behind:
             return False
         return self.endpoint.post(self.number, Routed.TO, routed.named_body(kid, service, 0, body))
 
@@ -170,9 +137,44 @@ class Hosted:
     def notice(self, number: int, notice: Notice) -> None:
         """Tell of a change. A program that is too far behind to be told is let go of: it would never know."""
         body = codec.json_bytes({"watch": number, "notice": notice.to_json()})
-        behind = self.endpoint.waiting_size(self.number) > WAITING_MAX
-        if behind or not self.endpoint.post(self.number, Routed.NOTICE, body):
-            self._end(f"{self.name} does not read what it watches")
+        if self.behind or not self.endpoint.post(self.number, Routed.NOTICE, body):
+            self.let_go("does not read what it watches")
+
+    def group_message(self, number: int, member: Member, body: bytes) -> None:
+        """Give the program a message of a group. One that has no room for it is let go of."""
+        if not self.endpoint.post(self.number, Routed.GROUP, routed.group_body(number, member, body)):
+            self.let_go("does not read what comes of its groups")
+
+    def view(self, number: int, view: int, members: list[Member]) -> None:
+        """Tell who is in a group of the program's now."""
+        body = codec.json_bytes({"group": number, "view": view, "members": members})
+        if not self.endpoint.post(self.number, Routed.VIEW, body):
+            self.let_go("does not read what comes of its groups")
+
+    @property
+    def waiting_size(self) -> int:
+        """Bytes that wait for the program."""
+        return self.endpoint.waiting_size(self.number)
+
+    @property
+    def behind(self) -> bool:
+        """Whether more waits for the program than should."""
+        return self.waiting_size > WAITING_MAX
+
+    def when_read(self, callback: Callable[[], None]) -> None:
+        """Call *callback* once nothing waits for the program; never, if it ends before."""
+
+        async def wait() -> None:
+            with contextlib.suppress(PeerDied):
+                await (await self.endpoint.linked(self.number)).drained(Ring.NORMAL)
+                callback()
+
+        if self.endpoint.running:
+            self.endpoint.spawn(wait())
+
+    def let_go(self, why: str) -> None:
+        """End it: it would miss something, and never know."""
+        self._end(f"{self.name} {why}")
 
     # Its beginning
 
@@ -281,11 +283,29 @@ class Hosted:
                 self._house.watch(self, watch, pattern)
             case {"op": "unwatch", "number": int(watch)}:
                 self._house.unwatch(self, watch)
+            case {"op": "join", "number": int(mine), "group": str(name), "ms": int(ms)}:
+                member = await self._house.join(self, mine, name, ms / 1000)
+                return codec.json_bytes({"member": member})
+            case {"op": "leave", "number": int(mine), "ms": int(ms)}:
+                await self._house.leave(self, mine, ms / 1000)
             case {"op": "flush"}:
                 pass
             case _:
                 raise LinkViolation("asked for nothing that there is")
         return b""
+
+    async def _send_group(self, number: int, body: bytes) -> bytes:
+        mine, timeout_s, inner = routed.group_send(body)
+        await self._house.send_group(self, mine, inner, timeout_s)
+        return b""
+
+    def _hold(self, number: int, body: bytes) -> None:
+        try:
+            mine, full = routed.held(body)
+        except LinkViolation as error:
+            self._end(error)
+            return
+        self._house.hold(self, mine, full)
 
     # Its end
 

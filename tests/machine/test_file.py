@@ -68,6 +68,11 @@ def test_services_of_programs() -> None:
     assert [kernel.services for kernel in kernels] == [None, None, (), ("echo", "my.store")]
 
 
+def test_groups_of_programs() -> None:
+    kernels = machine("kernels: {k1: {}, k2: {groups: []}, k3: {groups: [workers, exec]}}\n").kernels
+    assert [kernel.groups for kernel in kernels] == [None, None, (), ("workers", "exec")]
+
+
 def test_append_can_stand_for_keys() -> None:
     k1 = machine(
         'kernels: {k1: {append: "present_mask=3 mem=256M vty=4 hostname=x init=/bin/sh"}}\n'
@@ -203,6 +208,14 @@ def test_file_that_is_not_utf8(tmp_path: Path) -> None:
         (
             "kernels: {k1: {services: ['']}}",
             "m.yaml:3:26: kernels.k1.services: got ''; allowed: a name of 1 to 64 letters",
+        ),
+        (
+            "kernels: {k1: {groups: workers}}",
+            "m.yaml:3:24: kernels.k1.groups: got 'workers'; allowed: a list of groups",
+        ),
+        (
+            "kernels: {k1: {groups: ['']}}",
+            "m.yaml:3:24: kernels.k1.groups: got ''; allowed: a name of 1 to 64 letters",
         ),
         ("kernels: {k1: {kid: 010}}", "m.yaml:3:21: kernels.k1.kid: got '010'; allowed: a whole number"),
         ("kernels: {k1: {kid: 255}}", "m.yaml:3:21: kernels.k1.kid: got 255; allowed: a whole number from 0"),

@@ -32,8 +32,15 @@ class Village:
     log: what the kernels said.
     """
 
-    def __init__(self, ends: Ends, directory: Path, services: tuple[str, ...] | None) -> None:
+    def __init__(
+        self,
+        ends: Ends,
+        directory: Path,
+        services: tuple[str, ...] | None,
+        groups: tuple[str, ...] | None = None,
+    ) -> None:
         self.ends = ends
+        self.groups = groups
         self.log: list[tuple[str, str]] = []
         self.paths = {1: str(directory / "k1.sock"), 2: str(directory / "k2.sock")}
         self.a = self._programs(1, "k1", 1, services)
@@ -46,7 +53,7 @@ class Village:
 
         endpoint = self.ends.a if kid == 1 else self.ends.b
         whoami = Greeting("village", name, kid, generation, 0, KIDS)
-        return Programs(endpoint, connect, whoami, services, lambda *line: self.log.append(line))
+        return Programs(endpoint, connect, whoami, services, self.groups, lambda *line: self.log.append(line))
 
     async def connect(self, kid: int) -> None:
         """Tests that have no link replace it."""
