@@ -47,8 +47,8 @@ def svg(document: Mapping[str, Any]) -> str:
             f'viewBox="0 0 {width} {y}" font-family="DejaVu Sans, Helvetica, Arial, sans-serif" '
             'font-size="12">',
             f'<rect width="{width}" height="{y}" fill="white"/>',
-            _text(12, 26, "Messages between two processes", size=18, bold=True),
-            _text(12, 46, f"{where}; {how}", colour="#555b61"),
+            text_at(12, 26, "Messages between two processes", size=18, bold=True),
+            text_at(12, 46, f"{where}; {how}", colour="#555b61"),
             *parts,
             "</svg>",
         ]
@@ -57,55 +57,55 @@ def svg(document: Mapping[str, Any]) -> str:
 
 def _panel(items: Sequence[Mapping[str, Any]], size: int, y: int) -> list[str]:
     rated = [item for item in items if item["messages_per_s"]]
-    ways = _Axis(
+    ways = Axis(
         LABEL, (value for item in items for value in (item["one_way_us"]["p50"], item["one_way_us"]["p99"]))
     )
-    rates = _Axis(LABEL + PLOT + NUMBER + GAP, (item["messages_per_s"]["median"] for item in rated))
+    rates = Axis(LABEL + PLOT + NUMBER + GAP, (item["messages_per_s"]["median"] for item in rated))
     top = y + PANEL_TOP
     bottom = top + ROW * len(items)
     parts = [
-        _text(12, y + 24, size_text(size), size=15, bold=True),
-        _text(ways.left, y + 24, "one way, µs (shorter is better)", bold=True),
-        _text(rates.left, y + 24, "messages a second (longer is better)", bold=True),
+        text_at(12, y + 24, size_text(size), size=15, bold=True),
+        text_at(ways.left, y + 24, "one way, µs (shorter is better)", bold=True),
+        text_at(rates.left, y + 24, "messages a second (longer is better)", bold=True),
         *ways.grid(top, bottom, lambda value: f"{value:g}"),
-        *rates.grid(top, bottom, _count_text),
+        *rates.grid(top, bottom, count_text),
     ]
     for row, item in enumerate(items):
         middle = top + row * ROW + ROW / 2
         ours = item["wire"].startswith("popnet")
         colour = OURS if ours else OTHERS
         mode = "" if item["mode"] == "blocking" else f" · {item['mode']}"
-        parts.append(_text(LABEL - 10, middle + 4, item["name"] + mode, anchor="end", bold=ours))
+        parts.append(text_at(LABEL - 10, middle + 4, item["name"] + mode, anchor="end", bold=ours))
         way = item["one_way_us"]
         parts += ways.bar(way["p50"], middle, colour)
         parts += ways.whisker(way["p50"], way["p99"], middle)
-        parts.append(_text(ways.left + PLOT + 8, middle + 4, _way_text(way["p50"])))
+        parts.append(text_at(ways.left + PLOT + 8, middle + 4, _way_text(way["p50"])))
         if item["messages_per_s"]:
             rate = item["messages_per_s"]["median"]
             parts += rates.bar(rate, middle, colour)
-            parts.append(_text(rates.left + PLOT + 8, middle + 4, _count_text(rate)))
+            parts.append(text_at(rates.left + PLOT + 8, middle + 4, count_text(rate)))
     return parts
 
 
-class _Axis:
+class Axis:
     """A logarithmic axis over whole decades; bars begin at its left end."""
 
-    def __init__(self, left: int, values: Iterable[float]) -> None:
+    def __init__(self, left: int, values: Iterable[float], width: int = PLOT) -> None:
         known = [value for value in values if value > 0] or [1.0]
-        self.left = left
+        self.left, self.width = left, width
         self._low = math.floor(math.log10(min(known) * 0.8))
         self._high = max(math.ceil(math.log10(max(known))), self._low + 1)
 
     def at(self, value: float) -> float:
         share = (math.log10(value) - self._low) / (self._high - self._low)
-        return self.left + PLOT * min(max(share, 0.0), 1.0)
+        return self.left + self.width * min(max(share, 0.0), 1.0)
 
     def grid(self, top: float, bottom: float, text: Any) -> list[str]:
         parts = []
         for power in range(self._low, self._high + 1):
             x = self.at(10.0**power)
             parts.append(f'<path d="M{x:.1f} {top}V{bottom}" stroke="{GRID}"/>')
-            parts.append(_text(x, top - 8, text(10.0**power), anchor="middle", colour="#555b61"))
+            parts.append(text_at(x, top - 8, text(10.0**power), anchor="middle", colour="#555b61"))
         return parts
 
     def bar(self, value: float, middle: float, colour: str) -> list[str]:
@@ -129,14 +129,15 @@ def _way_text(microseconds: float) -> str:
     return f"{microseconds:.3g}" if microseconds < 100 else f"{microseconds:.0f}"
 
 
-def _count_text(count: float) -> str:
+def count_text(count: float) -> str:
+    """Three digits, with k or M for thousands and millions."""
     for unit, letter in ((1e6, "M"), (1e3, "k")):
         if count >= unit:
             return f"{count / unit:.3g} {letter}"
     return f"{count:.3g}"
 
 
-def _text(
+def text_at(
     x: float,
     y: float,
     text: str,

@@ -110,11 +110,11 @@ class Host:
         worker = [python, "-m", "popnet.bench.worker", kind.id, *words]
         match kind.id:
             case "popnet-c":
-                return [self._compiled("ring", COMPILERS), *words]
+                return [self.compiled("ring", COMPILERS), *words]
             case "memcpy":
-                return [self._compiled("memcpy", COMPILERS), *words]
+                return [self.compiled("memcpy", COMPILERS), *words]
             case "mpi-c":
-                return [*self._launcher(), self._compiled("mpi", MPI_COMPILERS), *words]
+                return [*self._launcher(), self.compiled("mpi", MPI_COMPILERS), *words]
             case "mpi":
                 return [*self._launcher(), *worker]
         return worker
@@ -131,7 +131,8 @@ class Host:
             return [launcher, "-launcher", "fork", "-localhost", "127.0.0.1", "-n", "2"]
         return [launcher, "-n", "2"]
 
-    def _compiled(self, name: str, compilers: Sequence[str]) -> str:
+    def compiled(self, name: str, compilers: Sequence[str]) -> str:
+        """The program made of c/*name*.c. Raises subprocess.CalledProcessError if the compiler refused."""
         binary = self.build / name
         if not binary.exists():
             compiler = self.program(compilers)

@@ -1,4 +1,7 @@
-"""`bench`: how fast popnet is on this host, beside everything else that is installed."""
+"""`bench`: how fast popnet is on this host, beside everything else that is installed.
+
+`bench messages` is here, `bench net` in benchnet; `bench` alone shows short figures of both.
+"""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -7,16 +10,64 @@ from typing import Any, Final
 
 import click
 
+from popnet.cli.benchnet import net_verb
 from popnet.cli.output import Column, json_text, print_list, yaml_text
-from popnet.cli.settings import Settings, pass_settings, verb
+from popnet.cli.settings import Settings, common_options, output_option, pass_settings, verb
 
 REFERENCE: Final = "unix-stream"
 """The wire that the column VS UNIX compares with: everybody knows it, and everybody has it."""
 
 
-@verb("bench", lists=True)
-@click.argument("what", type=click.Choice(["messages"]))
-@click.option("--wire", "wires", multiple=True, metavar="WIRE", help="Only this one; may be repeated.")
+SHORT_WIRES: Final = ("popnet-python", "popnet-asyncio", "pipe", "unix-stream", "tcp")
+SHORT_BUDGET_S: Final = 0.06
+"""What `bench` alone measures of messages."""
+
+
+@click.group(
+    "bench",
+    invoke_without_command=True,
+    params=[output_option(), *common_options()],
+    short_help="Measure popnet.",
+)
+@click.pass_context
+def bench_verb(context: click.Context) -> None:
+    """Measure popnet beside its rivals on this host.
+
+    Without a subcommand: short figures of messages and networks, of one round each.
+    """
+    if context.invoked_subcommand is None:
+        short(context.ensure_object(Settings))
+
+
+def short(settings: Settings) -> None:
+    """One round of few wires, messages and networks; a quarter of a minute."""
+    import tempfile
+
+    from popnet.bench.rounds import Plan, measure
+    from popnet.bench.wires import WIRES, Host
+    from popnet.cli import benchnet
+
+    with tempfile.TemporaryDirectory(prefix="popnet-bench-") as build:
+        chosen = [kind for kind in WIRES if kind.id in SHORT_WIRES]
+        plan = Plan(chosen, (64,), 1, SHORT_BUDGET_S)
+        messages = measure(plan, Host(Path(build)), settings.say)
+        net = benchnet.measure_short(Path(build), settings.say)
+    if settings.output == "json":
+        click.echo(json_text({"messages": messages, "net": net}))
+    elif settings.output == "yaml":
+        click.echo("\n".join(yaml_text({"messages": messages, "net": net})))
+    else:
+        show(settings, messages)
+        click.echo()
+        benchnet.show(settings, net)
+    if messages["failed"] or net["failed"]:
+        sys.exit(1)
+
+
+@verb("messages", lists=True)
+@click.option(
+    "--wire", "--only", "wires", multiple=True, metavar="WIRE", help="Only this one; may be repeated."
+)
 @click.option(
     "--size", "sizes", type=int, multiple=True, help="Bytes of a message.  [default: 64, 1024, 65536]"
 )
@@ -32,9 +83,8 @@ REFERENCE: Final = "unix-stream"
 )
 @click.option("--picture", type=click.Path(dir_okay=False), help="Also draw it, as SVG.")
 @pass_settings
-def bench_verb(
+def messages_verb(
     settings: Settings,
-    what: str,
     wires: tuple[str, ...],
     sizes: tuple[int, ...],
     rounds: int,
@@ -72,6 +122,10 @@ def bench_verb(
         settings.say(f"drawn: {picture}")
     if document["failed"]:
         sys.exit(1)
+
+
+bench_verb.add_command(messages_verb)
+bench_verb.add_command(net_verb)
 
 
 def show(settings: Settings, document: Mapping[str, Any]) -> None:

@@ -58,7 +58,7 @@ VERBS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "partition": ("popnet.cli.partition", "Print a machine file that splits this host among kernels."),
         "doctor": ("popnet.cli.host", "Say what this host can do, and how to mend the rest."),
         "gc": ("popnet.cli.host", "Remove what killed machines left behind."),
-        "bench": ("popnet.cli.bench", "Measure messages between two processes, popnet beside its rivals."),
+        "bench": ("popnet.cli.bench", "Measure messages and networks, popnet beside its rivals."),
         "version": ("popnet.cli.meta", "Print versions."),
     },
 }
