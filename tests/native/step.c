@@ -7,11 +7,7 @@
  * they are there on, at each. For a negative control: HASTY publishes before it writes.
  */
 
-#include "lab.h"
-
-#include <signal.h>
-#include <sys/ptrace.h>
-#include <sys/wait.h>
+#include "step.h"
 
 #define EARLIER 3
 #define EARLIER_SIZE 100u
@@ -29,48 +25,6 @@ static void put_all(uint32_t size, uint32_t records) {
     for (uint32_t i = 0; i < records; i++)
         put(p, bytes[EARLIER + i], size, EARLIER + i);
     producer_publish(p);
-}
-
-static void child(uint32_t size, uint32_t records) {
-    if (ptrace(PTRACE_TRACEME, 0, NULL, NULL) < 0)
-        die("ptrace");
-    raise(SIGSTOP);
-    put_all(size, records);
-    raise(SIGSTOP);
-    _exit(0);
-}
-
-static int wait_for(pid_t pid) {
-    int status;
-    while (waitpid(pid, &status, 0) < 0)
-        if (errno != EINTR)
-            die("waitpid");
-    return status;
-}
-
-/* True: it died after `steps` steps. False: it was done before, which is as good as dead. */
-static bool kill_after(long steps, uint32_t size, uint32_t records) {
-    pid_t pid = fork();
-    if (pid < 0)
-        die("fork");
-    if (pid == 0)
-        child(size, records);
-    int status = wait_for(pid);
-    bool stopped = WIFSTOPPED(status) && WSTOPSIG(status) == SIGSTOP, running = true;
-    if (stopped && ptrace(PTRACE_SETOPTIONS, pid, NULL, PTRACE_O_EXITKILL) < 0)
-        die("exit kill");
-    for (; stopped && running && steps > 0; steps--) {
-        if (ptrace(PTRACE_SINGLESTEP, pid, NULL, NULL) < 0)
-            die("single step");
-        status = wait_for(pid);
-        running = WIFSTOPPED(status) && WSTOPSIG(status) == SIGTRAP;
-    }
-    kill(pid, SIGKILL);
-    while (WIFSTOPPED(status))
-        status = wait_for(pid);
-    if (!stopped)
-        exit(3);
-    return running;
 }
 
 static bool take(uint32_t size, uint32_t seed) {
@@ -107,7 +61,7 @@ int main(int argc, char **argv) {
         if (atoi(argv[4])) /* as if the consumer slept */
             consumer_declare(&lab.consumer);
         rung(bell);
-        died = kill_after(steps, size, records);
+        died = kill_after(steps, put_all, size, records);
         for (uint32_t i = 0; i < EARLIER; i++)
             if (!take(EARLIER_SIZE, i))
                 return puts("an earlier record is lost"), 5;
