@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from popnet.core.errors import PopnetError
     from popnet.program.blocking import connect_blocking
     from popnet.program.connecting import connect
+    from popnet.transport.headers import include_dir
 
 __version__ = "0.1.0"
 
@@ -42,6 +43,7 @@ __all__ = [
     "Result",
     "connect",
     "connect_blocking",
+    "include_dir",
 ]
 
 
@@ -58,6 +60,10 @@ def __getattr__(name: str) -> object:
         from popnet.program.blocking import connect_blocking
 
         return connect_blocking
+    if name == "include_dir":
+        from popnet.transport.headers import include_dir
+
+        return include_dir
     if name in __all__:
         from popnet import api
 

@@ -63,6 +63,7 @@ USER_MAY_IMPORT: Final = {
     "popnet.net.decode": "pure: a frame as a line",
     "popnet.net.pcapng": "pure: the blocks of a file",
     "popnet.message.kinds": "pure: names of numbers",
+    "popnet.transport.headers": "pure: a path",
     "popnet.message.tracehalf": "pure: what one end of a link saw of a message",
     "popnet.message.tracejoin": "pure: both halves of it as one",
     "popnet.tty.gateway": "the ssh server of a gateway, which is a client of its machine",

@@ -51,6 +51,7 @@ VERBS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "proxy": ("popnet.cli.secure", "Connect stdin and stdout to a port of a kernel."),
         "gateway": ("popnet.cli.gateway", "Be the machine's ssh server, for all kernels at one address."),
         "wireshark": ("popnet.cli.wireshark", "Make Wireshark list kernels as interfaces."),
+        "include-dir": ("popnet.cli.meta", "Print where the headers for programs in C are."),
         "completion": ("popnet.cli.meta", "Print a shell's completion script."),
     },
     "This host": {

@@ -1,4 +1,4 @@
-"""`version` and `completion`."""
+"""`version`, `include-dir` and `completion`."""
 
 import sys
 from typing import Final
@@ -32,6 +32,17 @@ def version_verb(settings: Settings) -> None:
             click.echo(f"{row['name']} {row['version']}")
     else:
         print_list(settings, "VersionList", rows, ())
+
+
+@verb("include-dir")
+def include_dir_verb() -> None:
+    """Print where the headers for programs in C are.
+
+    cc -I"$(popnet include-dir)" program.c
+    """
+    from popnet.transport.headers import include_dir
+
+    click.echo(include_dir())
 
 
 @verb("completion")

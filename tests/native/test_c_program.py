@@ -21,10 +21,11 @@ from popnet.message.kinds import USER_FIRST
 from popnet.transport._native import Link
 from popnet.transport.doorbell import create_doorbell
 from popnet.transport.handover import create_handover, receive_packet, send_packet
+from popnet.transport.headers import include_dir
 from popnet.transport.window import attach_window, create_window
 
 ROOT = Path(__file__).parents[2]
-INCLUDE = ROOT / "popnet/transport/include"
+INCLUDE = include_dir()
 QUIT, ECHO, REVERSE, ASK, ANSWER_ME = range(USER_FIRST, USER_FIRST + 5)
 KID, C_KID, GENERATION, C_GENERATION = 1, 2, 3, 5
 PATIENCE_S = 60
@@ -35,8 +36,7 @@ needs_compiler = pytest.mark.skipif(not shutil.which("gcc"), reason="needs gcc")
 
 
 def compile_c(source: Path, binary: Path, *flags: str) -> subprocess.CompletedProcess[str]:
-    include = [f"-I{INCLUDE}", f"-I{ROOT / 'popnet/transport/native'}"]
-    command = ["gcc", *FLAGS, *flags, *include, str(source), "-o", str(binary)]
+    command = ["gcc", *FLAGS, *flags, f"-I{INCLUDE}", str(source), "-o", str(binary)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 

@@ -14,14 +14,15 @@
  * uses a link. A doorbell is a non-blocking eventfd; the peer gets a duplicate. Only the rings for messages are joined:
  * frames are the pump's.
  *
- * Plain C11; include it before any system header, as ring.h wants.
+ * Plain C11; include it before any system header, as ring.h wants. It finds the rings beside this directory: compile
+ * with -I"$(popnet include-dir)".
  */
 
 #ifndef POPNET_LINK_H
 #define POPNET_LINK_H
 
-#include "ring.h"
-#include "wait.h"
+#include "../native/ring.h"
+#include "../native/wait.h"
 
 #include <errno.h>
 #include <fcntl.h>
