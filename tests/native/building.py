@@ -1,5 +1,6 @@
 """Compiles the harnesses of this directory with the rings' own headers, for the tests and tools/fuzz."""
 
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -13,13 +14,24 @@ MEMORY = ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 RACES = ("-O1", "-fsanitize=thread", "-Wno-tsan")
 """ThreadSanitizer. It does not know fences (-Wno-tsan): those are the model's."""
 
+COVERAGE = ("-O1", "-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=all", "-DCOVERAGE")
+"""libFuzzer and the memory sanitizers: only clang has it."""
+
 WARNINGS = ("-Wall", "-Wextra", "-Werror")
 
 
-def build(to: Path, name: str, *flags: str) -> Path:
+def clang() -> str | None:
+    """A clang, if there is one."""
+    return next(
+        filter(None, map(shutil.which, ("clang", *(f"clang-{version}" for version in range(21, 13, -1))))),
+        None,
+    )
+
+
+def build(to: Path, name: str, *flags: str, compiler: str = "gcc") -> Path:
     """The program made of `name.c`."""
     includes = (f"-I{NATIVE}", f"-I{HERE}")
-    line = ["gcc", "-std=c11", "-g", *WARNINGS, *flags, *includes, str(HERE / f"{name}.c"), "-o", str(to)]
+    line = [compiler, "-std=c11", "-g", *WARNINGS, *flags, *includes, str(HERE / f"{name}.c"), "-o", str(to)]
     compiled = subprocess.run([*line, "-pthread"], capture_output=True, text=True, check=False, timeout=110)
     assert compiled.returncode == 0, compiled.stderr
     return to

@@ -7,6 +7,10 @@
  * each byte that a record is said to have; guards and the sanitizer see what lies outside. What may happen is a
  * record or a fault, and never the end of a loop that does not come. For a negative control: CARELESS believes
  * every length.
+ *
+ * With COVERAGE it is a target of libFuzzer instead: an input is one execution, its bytes are what the dice show,
+ * and the fuzzer looks for inputs that reach new code. No thread of the peer then: an input has to do the same
+ * each time.
  */
 
 #include "lab.h"
@@ -19,8 +23,22 @@
 
 struct dice {
     uint64_t state;
+    const uint8_t *bytes, *end; /* with COVERAGE: what they show */
 };
 
+#ifdef COVERAGE
+static uint64_t shown(struct dice *d, size_t size) {
+    uint64_t value = 0;
+    size_t left = (size_t)(d->end - d->bytes);
+    memcpy(&value, d->bytes, left < size ? left : size);
+    d->bytes += left < size ? left : size;
+    return value;
+}
+
+static uint64_t throw(struct dice *d) { return shown(d, 8); }
+
+static uint64_t below(struct dice *d, uint64_t limit) { return shown(d, limit <= 256 ? 1 : 4) % limit; }
+#else
 static uint64_t throw(struct dice *d) {
     d->state ^= d->state << 13;
     d->state ^= d->state >> 7;
@@ -29,6 +47,7 @@ static uint64_t throw(struct dice *d) {
 }
 
 static uint64_t below(struct dice *d, uint64_t limit) { return (throw(d) >> 11) % limit; }
+#endif
 
 /* The victim's two ends: it consumes from the mad peer's ring `in`, and produces into its own, `out`, of which
  * the peer has the consumer's words. */
@@ -73,8 +92,9 @@ static void lie(struct dice *d, uint64_t produced, uint64_t consumed) {
 
 static atomic_int lying; /* 0 idle, 1 lying, -1 to end */
 
+#ifndef COVERAGE
 static void *liar(void *seed) {
-    struct dice d = {(uint64_t)(uintptr_t)seed};
+    struct dice d = {.state = (uint64_t)(uintptr_t)seed};
     for (int now; (now = atomic_load(&lying)) >= 0;)
         if (now)
             lie(&d, load(slot(in.words, SLOT_PRODUCED + ring)), load(slot(out.words, SLOT_PRODUCED + ring)));
@@ -84,6 +104,7 @@ static void *liar(void *seed) {
         }
     return NULL;
 }
+#endif
 
 static const uint8_t *peek(struct consumer *c, uint32_t *length, uint32_t *tag) {
 #ifdef CARELESS
@@ -146,10 +167,26 @@ static void execute(struct dice *d, bool racing) {
     rung(bell);
 }
 
+#ifdef COVERAGE
+int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size) {
+    static struct lab ins[RINGS], outs[RINGS];
+    if (!in.data) {
+        bell = new_bell();
+        for (int i = 0; i < RINGS; i++)
+            lab_map(&ins[i], i), lab_map(&outs[i], i);
+    }
+    struct dice d = {.bytes = bytes, .end = bytes + size};
+    ring = (int)below(&d, RINGS);
+    in = ins[ring], out = outs[ring];
+    memset(in.data, 0, RING_SIZE[ring]); /* what one execution finds, no other has left */
+    execute(&d, false);
+    return 0;
+}
+#else
 int main(int argc, char **argv) {
     if (argc != 3)
         return 2;
-    struct dice d = {strtoull(argv[1], NULL, 0) * 2 + 1};
+    struct dice d = {.state = strtoull(argv[1], NULL, 0) * 2 + 1};
     long limit = atol(argv[2]);
     static struct lab ins[RINGS], outs[RINGS];
     time_t end = time(NULL) + limit;
@@ -178,3 +215,4 @@ int main(int argc, char **argv) {
         printf("%10llu  %s\n", (unsigned long long)faults[i], i ? FAULT_TEXT[i] : "no fault");
     return 0;
 }
+#endif

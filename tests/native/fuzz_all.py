@@ -1,4 +1,4 @@
-"""Both fuzzers for so many seconds: the rings first, then the messages."""
+"""The fuzzers for so many seconds: some throw dice, some are led by coverage and keep what they learn."""
 
 import random
 import subprocess
@@ -9,22 +9,67 @@ from collections import Counter
 from pathlib import Path
 
 from tests.native import fuzz_messages
-from tests.native.building import MEMORY, build
+from tests.native.building import COVERAGE, MEMORY, ROOT, build, clang
+
+CORPORA = ROOT / "build" / "fuzz"
+"""Inputs that reached something new, by target: a later run goes on from there. Findings are beside them."""
 
 
-def main(seconds: int, seed: int) -> int:
-    half = max(1, seconds // 2)
+def rings(seconds: int, seed: int) -> int:
     with tempfile.TemporaryDirectory() as directory:
         program = build(Path(directory) / "fuzz", "fuzz", *MEMORY)
-        done = subprocess.run([str(program), str(seed), str(half)], check=False)
-    if done.returncode:
-        return 1
-    dice, told, end = random.Random(seed), Counter[str](), time.monotonic() + half
+        return subprocess.run([str(program), str(seed), str(seconds)], check=False).returncode
+
+
+def messages(seconds: int, seed: int) -> int:
+    dice, told, end = random.Random(seed), Counter[str](), time.monotonic() + seconds
     while time.monotonic() < end:
         told += fuzz_messages.fuzz(dice, 100)
     print("messages:", ", ".join(f"{count} {name}" for name, count in told.most_common()))
     return 0
 
 
+def led(name: str, line: list[str], seconds: int, seed: int) -> int:
+    corpus = CORPORA / name
+    corpus.mkdir(parents=True, exist_ok=True)
+    options = [
+        f"-max_total_time={seconds}",
+        f"-seed={seed % 2**32 or 1}",
+        "-max_len=4096",
+        "-print_final_stats=1",
+    ]
+    return subprocess.run(
+        [*line, *options, f"-artifact_prefix={corpus}-found-", str(corpus)], cwd=ROOT, check=False
+    ).returncode
+
+
+def covered_rings(seconds: int, seed: int) -> int:
+    compiler = clang()
+    if compiler is None:
+        sys.exit("covered-rings needs clang and its runtime: tools/setup test installs both")
+    with tempfile.TemporaryDirectory() as directory:
+        program = build(Path(directory) / "fuzz", "fuzz", *COVERAGE, compiler=compiler)
+        return led("covered-rings", [str(program)], seconds, seed)
+
+
+def covered_messages(seconds: int, seed: int) -> int:
+    return led("covered-messages", [sys.executable, "-m", "tests.native.cover_messages"], seconds, seed)
+
+
+TARGETS = {
+    "rings": rings,
+    "messages": messages,
+    "covered-rings": covered_rings,
+    "covered-messages": covered_messages,
+}
+
+
+def main(seconds: int, target: str, seed: int) -> int:
+    if target != "all" and target not in TARGETS:
+        sys.exit(f"target {target}: there are all, {', '.join(TARGETS)}")
+    chosen = list(TARGETS.values()) if target == "all" else [TARGETS[target]]
+    return max(fuzz(max(1, seconds // len(chosen)), seed) != 0 for fuzz in chosen)
+
+
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]), int(sys.argv[2])))
+    sys.exit(main(int(sys.argv[1]), sys.argv[2], int(sys.argv[3])))

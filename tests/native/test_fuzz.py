@@ -2,6 +2,8 @@
 
 import random
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ import pytest
 from popnet.message import codec
 from popnet.message.kinds import Kind
 from tests.native import fuzz_messages
-from tests.native.building import MEMORY, build, run
+from tests.native.building import COVERAGE, MEMORY, ROOT, build, clang, run
 
 EXECUTIONS = 50_000
 
@@ -43,3 +45,54 @@ def test_a_wrong_exception_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(codec, "u32_of", careless)
     with pytest.raises(fuzz_messages.Found, match=rf"kind={int(Kind.CREDIT)}\b"):
         fuzz_messages.fuzz(random.Random(1), executions=3000)
+
+
+def covered(to: Path, *flags: str) -> Path:
+    compiler = clang()
+    if compiler is None:
+        pytest.skip("not installed: clang")
+    return build(to, "fuzz", *COVERAGE, *flags, compiler=compiler)
+
+
+def told_of(done: "subprocess.CompletedProcess[str]") -> tuple[int, int]:
+    """Executions, and the edges of the program that they reached."""
+    runs = re.search(r"Done (\d+) runs", done.stderr)
+    edges = re.findall(r"DONE +cov: (\d+)", done.stderr)
+    assert runs and edges, done.stderr
+    return int(runs[1]), int(edges[-1])
+
+
+def test_what_coverage_leads_to_only_gets_faults(tmp_path: Path) -> None:
+    done = run(covered(tmp_path / "fuzz"), "-seed=1", "-max_len=4096", f"-runs={EXECUTIONS}")
+    assert done.returncode == 0, done.stderr
+    executions, edges = told_of(done)
+    assert executions == EXECUTIONS
+    assert edges > 80, "it came far"
+
+
+def test_who_believes_a_length_is_found_by_coverage(tmp_path: Path) -> None:
+    careless = covered(tmp_path / "careless", "-DCARELESS")
+    done = run(careless, "-seed=1", "-max_len=4096", "-runs=300000", f"-artifact_prefix={tmp_path}/")
+    assert done.returncode != 0
+    assert "AddressSanitizer" in done.stderr
+
+
+def cover_messages(tmp_path: Path, *options: str) -> "subprocess.CompletedProcess[str]":
+    pytest.importorskip("atheris", reason="not installed: atheris")
+    line = [sys.executable, "-m", "tests.native.cover_messages", "-seed=1", "-max_len=2048"]
+    line += [f"-artifact_prefix={tmp_path}/", *options]
+    return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False, timeout=110)
+
+
+def test_what_coverage_leads_to_in_messages_only_gets_typed_errors(tmp_path: Path) -> None:
+    done = cover_messages(tmp_path, "-runs=3000")
+    assert done.returncode == 0, done.stdout + done.stderr
+    executions, edges = told_of(done)
+    assert executions == 3000
+    assert edges > 100, "it came far"
+
+
+def test_a_wrong_exception_is_found_by_coverage(tmp_path: Path) -> None:
+    done = cover_messages(tmp_path, "--careless", "-runs=100000")
+    assert done.returncode != 0
+    assert "Found: error: unpack requires" in done.stdout + done.stderr
