@@ -34,6 +34,10 @@ def look(links: Sequence[Link], spin_us: int, /) -> bool:
         RuntimeError: a thread waits at one of the rings. ValueError: more than 256 links.
     """
 
+def fates(config: Buffer, table: Buffer, frames: list[tuple[int, int]], /) -> list[tuple[int, ...]]:
+    """What (now_ns, size) frames meet, one after the other: lost, reordered, copies, dropped by the rate, the
+    bit that is turned, and when both copies are due. For tests."""
+
 def learn(
     spin: tuple[int, int, int, int, int, int], event: Literal["hit", "missed", "slept", "reset"], ns: int, /
 ) -> tuple[int, int, int, int, int, int]:
@@ -278,6 +282,31 @@ class Pump:
 
         An idle pump polls for as long as any of them asks for; see `Link.set_mode`.
         """
+
+    def impair(
+        self,
+        place: int,
+        kid: int,
+        config: Buffer | None,
+        table: Buffer,
+        program: Buffer | None,
+        bpf_filter_address: int,
+        /,
+    ) -> None:
+        """Impair frames from now on, instead of what was set before; figures and chances begin anew.
+
+        Args:
+            place: 0: those that come from kernel *kid*; 1: all that come; 2: all that leave.
+            config: `struct impair_config` of native/impair.h; None: no impairment.
+            table: of the jitter's distribution, numbers of 4 bytes; may be empty.
+            program: only frames that this filter matches; None: all. bpf_filter_address: of libpcap.
+        """
+
+    def impair_down(self, place: int, kid: int, down: bool, /) -> None:
+        """Let no frame pass, or let them pass again, impaired or not."""
+
+    def impair_figures(self, place: int, kid: int, /) -> dict[str, int]:
+        """What came of it since it was set; {} if nothing ever was."""
 
     def set_link_up(self, up: bool, /) -> None:
         """Carrier: while down, frames of the guest and for the guest are dropped and counted."""

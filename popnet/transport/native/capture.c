@@ -37,30 +37,8 @@ struct capture {
 
 static size_t captured_size(uint32_t kept) { return (sizeof(struct captured) + kept + 7) & ~(size_t)7; }
 
-/* Copy from memory that a peer may be writing: each byte is loaded once. For headers, not for payloads. */
-static void snapshot(uint8_t *to, const volatile uint8_t *from, size_t size) {
-    for (size_t i = 0; i < size; i++)
-        to[i] = from[i];
-}
-
-/* The Internet checksum's sum (RFC 1071) in the byte order of memory: it is the same in any. */
-static uint16_t ones_sum(const uint8_t *bytes, uint32_t size) {
-    uint64_t sum = 0;
-    uint32_t next = 0;
-    for (; size >= sizeof next; bytes += sizeof next, size -= (uint32_t)sizeof next) {
-        memcpy(&next, bytes, sizeof next);
-        sum += next;
-    }
-    next = 0;
-    memcpy(&next, bytes, size);
-    sum += next;
-    while (sum >> 16)
-        sum = (sum & 0xffff) + (sum >> 16);
-    return (uint16_t)sum;
-}
-
 /* struct virtio_net_hdr (linux/virtio_net.h), in the byte order of the host as a TAP has it. */
-enum { VNET_FLAGS = 0, VNET_CHECKSUM_START = 6, VNET_CHECKSUM_OFFSET = 8, VNET_NEEDS_CHECKSUM = 1 };
+enum { VNET_FLAGS = 0, VNET_CHECKSUM_START = 6, VNET_CHECKSUM_OFFSET = 8 };
 
 /* With checksum offload the field holds the sum of the pseudo header; we add the rest, in the copy. */
 static void complete_checksum(const uint8_t *vnet_header, const uint8_t *packet, uint32_t size, uint8_t *copy,

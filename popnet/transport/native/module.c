@@ -7,9 +7,11 @@
 #include "plain.c"
 #include "link_wait.c"
 #include "look.c"
+#include "offload.c"
 #include "capture.c"
 #include "pump.h"
 #include "route.c"
+#include "impaired.c"
 #include "pump.c"
 #include "pump_python.c"
 
@@ -63,6 +65,7 @@ static bool fill_module(PyObject *module) {
 static PyMethodDef module_functions[] = {
     {"look", FAST(native_look), METH_FASTCALL, NULL},
     {"learn", native_learn, METH_VARARGS, NULL},
+    {"fates", native_fates, METH_VARARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 

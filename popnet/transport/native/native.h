@@ -10,8 +10,11 @@
  *   link_wait.c        those that do
  *   look.c             a short wait at many links at once
  *   capture.c          copies of a NIC's frames, and as blocks of pcapng
+ *   impair.h           the fate of frames on an impaired wire: plain C, no Python
+ *   delay_queue.h      frames that wait for their time: plain C, no Python
  *   pump.h             the frame pump: its theory, its state, its gate
  *   route.c, pump.c    which frame goes where; the thread
+ *   impaired.c         impairments in the pump's path; impair_python.c, as Python calls them
  *   pump_python.c      the pump and its captures, as Python calls them
  *
  * A link joins two kernels. Each of the two owns one window; see layout.h. What the peer did wrong is

@@ -68,7 +68,8 @@ static void accept_frame(Pump *pump, struct port *from, const uint8_t *frame, ui
         forward(pump, from, kid, frame, size);
         return;
     }
-    give_to_guest(pump, frame, size);
+    if (!pump->impairments || !impair_arrival(pump, from, frame, size))
+        give_to_guest(pump, frame, size);
     if (kid < 0)
         flood(pump, frame, size, from, NULL);
 }
@@ -110,7 +111,14 @@ static int receive_from(Pump *pump, struct port *port) {
 
 /* ---- from the guest to the links */
 
-/* What was held or injected goes first. False: it still has to wait. */
+/* A frame of our guest, as route() has it. */
+static bool depart(Pump *pump, const uint8_t *frame, uint32_t size, struct port *reserved) {
+    if (pump->impairments && impair_departure(pump, frame, size))
+        return true;
+    return route(pump, frame, size, reserved);
+}
+
+/* What was held, delayed or injected goes first. False: it still has to wait. */
 static bool send_waiting(Pump *pump, int *done) {
     if (pump->held_size) {
         if (!route(pump, pump->held, pump->held_size, NULL))
@@ -118,9 +126,11 @@ static bool send_waiting(Pump *pump, int *done) {
         pump->held_size = 0;
         ++*done;
     }
+    if (pump->impairments && !impair_release_out(pump, done))
+        return false;
     while (pump->injected_count) {
         struct injected *next = pump->injected[pump->injected_first];
-        if (!route(pump, next->frame, next->size, NULL))
+        if (!depart(pump, next->frame, next->size, NULL))
             return false;
         free(next);
         pump->injected_first = (pump->injected_first + 1) % INJECTED_MAX;
@@ -146,7 +156,7 @@ static bool send_read(Pump *pump, const uint8_t *frame, uint32_t size, struct po
         pump->counters.drop_diverted++;
         return true;
     }
-    if (route(pump, frame, size, reserved))
+    if (depart(pump, frame, size, reserved))
         return true;
     if (frame != pump->held)
         memcpy(pump->held, frame, size);
@@ -185,7 +195,10 @@ static int pump_once(Pump *pump) {
     pump->counters.rounds++;
     retire_broken(pump);
     for (int i = 0; i < pump->active_count; i++)
-        done += receive_from(pump, pump->active[i]);
+        if (!pump->impairments || !impair_behind(pump, pump->active[i]))
+            done += receive_from(pump, pump->active[i]);
+    if (pump->impairments)
+        done += impair_release_in(pump);
     int sent = send_from_guest(pump);
     publish_all(pump);
     if (sent)
@@ -237,7 +250,8 @@ static int sleep_ms(const Pump *pump) {
 
 /* While a frame is held the TAP must not wake us; one that is gone would wake us for ever. */
 static void watch_tap(Pump *pump) {
-    bool watch = pump->held_size == 0 && pump->injected_count == 0 && !pump->tap_gone;
+    bool delayed = pump->impairments && pump->impairments->out_blocked;
+    bool watch = pump->held_size == 0 && pump->injected_count == 0 && !pump->tap_gone && !delayed;
     if (watch == pump->tap_watched)
         return;
     struct epoll_event event = {.events = EPOLLIN, .data.u32 = SOURCE_TAP};
@@ -261,6 +275,8 @@ static void sleep_until_kicked(Pump *pump) {
         return;
     }
     watch_tap(pump);
+    if (pump->impairments)
+        impair_set_timer(pump);
     count_sleep(pump);
     int timeout_ms = sleep_ms(pump);
     struct epoll_event events[SOURCES];
@@ -274,6 +290,8 @@ static void sleep_until_kicked(Pump *pump) {
             pump->rung = true;
         } else if (events[i].data.u32 == SOURCE_CONTROL)
             drain(pump->control);
+        else if (events[i].data.u32 == SOURCE_TIMER)
+            impair_timer_rang(pump);
         else if (events[i].events & (EPOLLERR | EPOLLHUP))
             pump->tap_gone = true;
 }

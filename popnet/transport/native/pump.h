@@ -25,6 +25,8 @@
  * queue for it too. Python never waits for the gate with the GIL held, and never does anything slow or
  * Pythonic inside. At the gate nothing is staged and unpublished.
  *
+ * Impairments (impaired.c) stand between the guest and the rest, in both directions, if there are any.
+ *
  * Violations. A link whose peer wrote nonsense is retired: no ring of it is touched again, its kid is on the
  * `violations` list, and its reference is kept until detach().
  */
@@ -33,6 +35,9 @@
 #define POPNET_PUMP_H
 
 #include "native.h"
+
+#include "delay_queue.h"
+#include "impair.h"
 
 #define KIDS 256
 #define INJECTED_MAX 64
@@ -71,6 +76,12 @@ static const uint8_t MAC_PREFIX[5] = {0x02, 'p', 'o', 'p', 'n'};
     X(drop_nic_gone)      /* the guest deleted its interface */                                           \
     X(drop_refused)       /* the kernel did not like the vnet header */                                   \
     X(drop_no_memory)     /* the kernel would not take it now */                                          \
+    X(drop_impair_loss)   /* an impairment lost it */                                                     \
+    X(drop_impair_limit)  /* an impairment's rate had too much waiting */                                 \
+    X(drop_impair_down)   /* a link or NIC that was taken down */                                         \
+    X(drop_impair_queue)  /* too much waits for its delay */                                              \
+    X(impaired_frames)    /* that met an impairment */                                                    \
+    X(impaired_copies)    /* that an impairment made */                                                   \
     X(ring_full)          /* times the TAP was left waiting for room */                                   \
     X(stalls)             /* times a consumer stood still */                                              \
     X(wrong_guesses)      /* frames that cost a copy */                                                   \
@@ -111,7 +122,57 @@ struct injected {
     uint8_t frame[]; /* with vnet header */
 };
 
-enum source { SOURCE_TAP, SOURCE_BELL, SOURCE_CONTROL, SOURCES };
+/* clang-format off */
+#define IMPAIR_FIGURES(X)                                                                                 \
+    X(frames)         /* that met it */                                                                   \
+    X(bytes)          /* without vnet headers */                                                          \
+    X(unmatched)      /* that its filter spared, as they came, uncut */                                   \
+    X(passed)         /* that left, copies included */                                                    \
+    X(drop_loss)                                                                                          \
+    X(drop_limit)     /* the rate's queue was full */                                                     \
+    X(drop_down)                                                                                          \
+    X(drop_queue)     /* no room for what waits for its delay */                                          \
+    X(duplicated)                                                                                         \
+    X(reordered)                                                                                          \
+    X(corrupted)                                                                                          \
+    X(delay_total_ns) /* of those that passed */
+/* clang-format on */
+
+#define HISTOGRAM_SIZE 496
+
+struct impair_figures {
+#define X(name) uint64_t name;
+    IMPAIR_FIGURES(X)
+#undef X
+    uint32_t delays[HISTOGRAM_SIZE], late[HISTOGRAM_SIZE]; /* from coming, and from being due, to leaving */
+};
+
+/* What impairs one direction of a link or a NIC; inside the gate only. */
+struct impair {
+    bool set, down;
+    uint64_t epoch;  /* counts the settings */
+    uint64_t queued; /* frames that wait, of all epochs */
+    struct impair_config config;
+    struct impair_state state;
+    int32_t *table;
+    uint32_t table_length;
+    struct bpf_insn *program; /* NULL: all frames */
+    bpf_filter_function filter;
+    struct impair_figures figures;
+};
+
+/* All of one pump, from the first that is set until the pump is freed. */
+struct impairments {
+    struct impair *from[KIDS], *nic_in, *nic_out; /* NULL: never set */
+    struct delay_queue in, out;
+    bool in_behind;   /* more is due for the guest than a round's budget */
+    bool out_blocked; /* the first of `out` is due, but has no room in its ring */
+    int timer;
+    uint64_t timer_ns; /* what it is set to; 0: nothing */
+    uint8_t whole[FRAME_RECORD_MAX], piece[FRAME_RECORD_MAX];
+};
+
+enum source { SOURCE_TAP, SOURCE_BELL, SOURCE_CONTROL, SOURCE_TIMER, SOURCES };
 
 typedef struct {
     PyObject_HEAD
@@ -141,6 +202,7 @@ typedef struct {
     uint64_t wanted[KIDS / 64], violated[KIDS / 64]; /* bit sets of kids */
     uint64_t asked_ns[KIDS];
     struct capture *captures; /* the list the thread goes through */
+    struct impairments *impairments; /* NULL: there never was any */
     struct pump_counters counters;
 
     struct capture *opened[CAPTURES_MAX]; /* the same captures for Python to find; the GIL's */

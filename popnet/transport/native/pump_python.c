@@ -76,6 +76,7 @@ static void pump_dealloc(PyObject *object) {
         self->captures = c->next;
         capture_free(c);
     }
+    impairments_free(self->impairments);
     int *fds[] = {&self->tap, &self->bell, &self->upcall, &self->control, &self->epoll};
     for (size_t i = 0; i < sizeof fds / sizeof *fds; i++)
         close_if_open(fds[i]);
@@ -561,6 +562,8 @@ static PyObject *pump_capture_close(PyObject *object, PyObject *number) {
     return PyLong_FromUnsignedLongLong(dropped);
 }
 
+#include "impair_python.c"
+
 static PyMethodDef pump_methods[] = {
     {"run", pump_run, METH_NOARGS, NULL},
     {"stop", pump_stop, METH_NOARGS, NULL},
@@ -577,6 +580,9 @@ static PyMethodDef pump_methods[] = {
     {"capture_read", pump_capture_read, METH_VARARGS, NULL},
     {"capture_blocks", pump_capture_blocks, METH_VARARGS, NULL},
     {"capture_dropped", pump_capture_dropped, METH_O, NULL},
+    {"impair", pump_impair, METH_VARARGS, NULL},
+    {"impair_down", pump_impair_down, METH_VARARGS, NULL},
+    {"impair_figures", pump_impair_figures, METH_VARARGS, NULL},
     {"capture_close", pump_capture_close, METH_O, NULL},
     {NULL, NULL, 0, NULL},
 };
