@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         Kernel,
         Machine,
         Result,
+        Wire,
     )
     from popnet.core.errors import PopnetError
     from popnet.program.blocking import connect_blocking
@@ -41,6 +42,7 @@ __all__ = [
     "Machine",
     "PopnetError",
     "Result",
+    "Wire",
     "connect",
     "connect_blocking",
     "include_dir",

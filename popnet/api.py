@@ -25,6 +25,7 @@ from popnet.control.running import CommandFailed, CommandTimeout, Result, run
 from popnet.control.stream import ClientStream, connect, follow
 from popnet.core import errors
 from popnet.graph import build
+from popnet.machine.units import format_chance
 
 __all__ = [
     "Capture",
@@ -34,6 +35,7 @@ __all__ = [
     "Kernel",
     "Machine",
     "Result",
+    "Wire",
 ]
 
 OnEvent = Callable[[Mapping[str, Any]], None]
@@ -172,6 +174,29 @@ class Machine:
         """
         return Capture(CaptureFeeds(self.client, where, filter, snap_length))
 
+    def link(self, kernel: str, peer: str) -> "Wire":
+        """The link between two kernels, to impair it, cut it, or see what came of that."""
+        return Wire(self, kernel, peer)
+
+    async def links(self) -> list[dict[str, Any]]:
+        """A row for each direction of a link or NIC that is impaired or cut, as in `popnet link -o json`."""
+        return list(await self._get("/v1/links"))
+
+    async def run_faults(self, plan: Sequence[Mapping[str, Any]] | None = None) -> dict[str, Any]:
+        """Runs a plan of faults, in the words of a machine file; None: the file's own. Raises Refused.
+
+        Does not wait for its end. Returns "running", "since_s" and "steps".
+        """
+        return dict(await self._post("/v1/faults/run", {"faults": None if plan is None else list(plan)}))
+
+    async def stop_faults(self) -> dict[str, Any]:
+        """Ends the plan that runs, and all flaps. What they did stays."""
+        return dict(await self._post("/v1/faults/stop"))
+
+    async def faults(self) -> dict[str, Any]:
+        """The plan that ran last: "running", "since_s" and "steps", each with "done"."""
+        return dict(await self._get("/v1/faults"))
+
     async def ssh_config(self) -> str:
         """Configuration for OpenSSH clients, a Host for each kernel."""
         return str(await self._get("/v1/ssh-config"))
@@ -210,11 +235,107 @@ class Machine:
     async def _get(self, path: str) -> Any:
         return await asyncio.to_thread(self.client.get, path)
 
-    async def _post(self, path: str) -> Any:
-        return await asyncio.to_thread(self.client.post, path)
+    async def _post(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        return await asyncio.to_thread(self.client.post, path, body)
 
     def _follow(self, path: str) -> AsyncIterator[dict[str, Any]]:
         return follow(self.client.socket, path)
+
+
+class Wire:
+    """The link of a kernel to a peer, or its NIC (all its traffic). Methods raise Refused.
+
+    Each acts on both directions, or, with *direction* "out" or "in", on the one from or to the kernel. Frames
+    suffer, messages and consoles never do.
+    """
+
+    def __init__(self, machine: Machine, kernel: str, peer: str | None) -> None:
+        self.machine = machine
+        self.kernel = kernel
+        self.peer = peer
+
+    def __repr__(self) -> str:
+        return f"<popnet.Wire {self.kernel} {self.peer or 'nic'} of {self.machine!r}>"
+
+    async def impair(
+        self,
+        *,
+        direction: str = "both",
+        delay_s: float = 0,
+        jitter_s: float = 0,
+        distribution: str = "uniform",
+        ordered: bool = False,
+        loss: float | str = 0,
+        duplicate: float = 0,
+        corrupt: float = 0,
+        reorder: float = 0,
+        rate_bps: int | None = None,
+        limit_bytes: int | None = None,
+        match: str = "",
+        seed: int | None = None,
+    ) -> list[dict[str, Any]]:
+        """Impairs it from now on, instead of what was set before; its rows, as in `Machine.links`.
+
+        Args:
+            delay_s, jitter_s: each frame is late by the delay, and by the jitter times a number of the
+                *distribution*: uniform, normal, pareto.
+            ordered: jitter lets no frame overtake another.
+            loss: a probability from 0 to 1, or bursts as in a machine file: "gemodel 1% 20%".
+            duplicate, corrupt, reorder: probabilities.
+            rate_bps: bits a second; limit_bytes: that may wait for it, by default as many as 100 ms take.
+            match: only frames that match, in tcpdump's language.
+            seed: of all chance; None: a new one, which the rows tell.
+        """
+        words = {
+            "delay": _duration(delay_s),
+            "jitter": _duration(jitter_s),
+            "distribution": distribution,
+            "ordered": ordered,
+            "loss": loss if isinstance(loss, str) else format_chance(loss),
+            "duplicate": format_chance(duplicate),
+            "corrupt": format_chance(corrupt),
+            "reorder": format_chance(reorder),
+            "match": match,
+        }
+        if rate_bps is not None:
+            words["rate"] = f"{rate_bps}bit"
+        if limit_bytes is not None:
+            words["limit"] = limit_bytes
+        if seed is not None:
+            words["seed"] = seed
+        return await self._do("set", direction, impairment=words)
+
+    async def clear(self, *, direction: str = "both") -> list[dict[str, Any]]:
+        """Impairs it no longer. What is cut stays cut."""
+        return await self._do("clear", direction)
+
+    async def down(self, *, direction: str = "both") -> list[dict[str, Any]]:
+        """Cuts it: no frame passes."""
+        return await self._do("down", direction)
+
+    async def up(self, *, direction: str = "both") -> list[dict[str, Any]]:
+        """Mends it: frames pass again, with the impairments that are set."""
+        return await self._do("up", direction)
+
+    async def flap(
+        self, *, down_s: float = 1, up_s: float = 1, times: int = 1, direction: str = "both"
+    ) -> list[dict[str, Any]]:
+        """Begins to cut it and mend it, *times* times. Does not wait for the end."""
+        flap = {"down": _duration(down_s), "up": _duration(up_s), "times": times}
+        return await self._do("flap", direction, flap=flap)
+
+    async def rows(self) -> list[dict[str, Any]]:
+        """A row for each direction that is impaired or cut: "from", "to", "impairment", "observed", ..."""
+        ends = {self.kernel, self.peer}
+        return [row for row in await self.machine.links() if {row["from"], row["to"]} == ends]
+
+    async def _do(self, op: str, direction: str, **more: Any) -> list[dict[str, Any]]:
+        body = {"kernel": self.kernel, "peer": self.peer, "direction": direction, **more}
+        return list(await self.machine._post(f"/v1/links/{op}", body))
+
+
+def _duration(seconds: float) -> str:
+    return f"{round(seconds * 1e9)}ns"
 
 
 class Kernel:
@@ -309,6 +430,11 @@ class Kernel:
             return Capture(CaptureFeeds(self.machine.client, self.name, filter, snap_length))
         links = [(self.name, peer)]
         return Capture(CaptureFeeds(self.machine.client, "", filter, snap_length, links=links))
+
+    @property
+    def nic(self) -> Wire:
+        """Its NIC, to impair or cut all its traffic."""
+        return Wire(self.machine, self.name, None)
 
     async def inject(self, *frames: bytes | Iterable[bytes], direction: str = "out") -> int:
         """Sends frames out of its NIC, each from its Ethernet header on; the number that were sent.

@@ -61,6 +61,7 @@ USER_MAY_IMPORT: Final = {
     "popnet.bench": "measures this host; there is no machine to ask",
     "popnet.program": "what a program inside a kernel uses",
     "popnet.net.decode": "pure: a frame as a line",
+    "popnet.net.filter": "checks filters of machine files before anything starts",
     "popnet.net.pcapng": "pure: the blocks of a file",
     "popnet.message.kinds": "pure: names of numbers",
     "popnet.transport.headers": "pure: a path",

@@ -53,9 +53,10 @@ def load_file(name: str) -> "MachineSpec":
     from popnet.kernel.host import read_host
     from popnet.machine.file import load
     from popnet.machine.search import find_machine_file, image_search_path
+    from popnet.net.filter import match_problem
 
     path = find_machine_file(name, os.environ)
-    return load(path, read_host(), image_search_path(os.environ, path))
+    return load(path, read_host(), image_search_path(os.environ, path), match_problem)
 
 
 def spec_rows(spec: "MachineSpec") -> list[dict[str, object]]:

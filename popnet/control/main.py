@@ -37,6 +37,7 @@ from popnet.machine import file as machine_file
 from popnet.machine.names import machine_name
 from popnet.machine.search import find_machine_file, image_search_path
 from popnet.machine.spec import MachineSpec
+from popnet.net.filter import match_problem
 
 Progress = Callable[[dict[str, Any]], None]
 
@@ -76,7 +77,7 @@ def _run(options: argparse.Namespace, progress: Progress) -> None:
 
 def _load(options: argparse.Namespace) -> MachineSpec:
     path = find_machine_file(options.file, os.environ)
-    machine = machine_file.load(path, host.read_host(), image_search_path(os.environ, path))
+    machine = machine_file.load(path, host.read_host(), image_search_path(os.environ, path), match_problem)
     if options.name:
         try:
             return _renamed(machine, machine_name(options.name))

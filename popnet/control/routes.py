@@ -17,6 +17,7 @@ class Route:
     summary: str
     kind: Kind = "json"
     query: tuple[str, ...] = ()
+    body: str = ""  # what JSON a POST takes, if any; a name in _BODIES
 
 
 _KERNEL: Final = "/v1/kernels/{kernel}"
@@ -34,6 +35,11 @@ ROUTES: Final = (
     Route("ssh_config", "GET", "/v1/ssh-config", "Configuration for OpenSSH clients", "text"),
     Route("services", "GET", "/v1/services", "What the kernels have registered"),
     Route("counters", "GET", "/v1/counters", "Counters of all kernels and links"),
+    Route("links", "GET", "/v1/links", "Links and NICs that are impaired or cut, and what was observed"),
+    Route("link", "POST", "/v1/links/{op}", "Impair, clear, cut, mend or flap a link or a NIC", body="link"),
+    Route("faults", "GET", "/v1/faults", "The plan of faults that ran last, and how far it is"),
+    Route("run_faults", "POST", "/v1/faults/run", "Run a plan of faults, or the machine file's", body="plan"),
+    Route("stop_faults", "POST", "/v1/faults/stop", "End the plan that runs, and all flaps"),
     Route("stream", "GET", _KERNEL + "/stream/{service}", "A stream to a service", "stream", ("params",)),
     Route("tty", "GET", _KERNEL + "/tty/{n}", "A terminal", "stream", ("write", "force", "history")),
     Route("history", "GET", _KERNEL + "/tty/{n}/history", "What a terminal showed until now", "text"),
@@ -48,10 +54,38 @@ _PARAMETERS: Final[dict[str, tuple[dict[str, Any], str]]] = {
     "n": ({"type": "integer", "minimum": 0}, "Number of the terminal; 0 is the console"),
     "follow": (_SWITCH, "1: go on as new lines come"),
     "since": ({"type": "integer", "minimum": 0}, "Only events with a larger sequence number"),
+    "op": ({"enum": ["set", "clear", "down", "up", "flap"]}, "What to do"),
     "params": ({"type": "string"}, "Parameters of the service, a JSON object"),
     "write": (_SWITCH, "1 (default): with the keyboard, which only one client has"),
     "force": (_SWITCH, "1: take the keyboard from whoever has it"),
     "history": (_SWITCH, "1 (default): what the terminal showed before comes first"),
+}
+
+_BODIES: Final[dict[str, dict[str, Any]]] = {
+    "link": {
+        "type": "object",
+        "required": ["kernel"],
+        "properties": {
+            "kernel": {"type": "string"},
+            "peer": {"type": ["string", "null"], "description": "null: the kernel's NIC, all its traffic"},
+            "direction": {"enum": ["both", "out", "in"], "description": "as the kernel sees it"},
+            "impairment": {
+                "type": "object",
+                "description": "for set: delay, jitter, distribution, ordered, loss, duplicate, corrupt,"
+                " reorder, rate, limit, match, seed, as in the machine file",
+            },
+            "flap": {"type": "object", "description": "for flap: down, up (durations), times"},
+        },
+    },
+    "plan": {
+        "type": "object",
+        "properties": {
+            "faults": {
+                "type": ["array", "null"],
+                "description": "as in the machine file; null: the file's own",
+            }
+        },
+    },
 }
 
 _ERROR: Final = {
@@ -115,6 +149,7 @@ def _operation(route: Route) -> dict[str, Any]:
             *(_parameter(name, "path") for name in inside),
             *(_parameter(name, "query") for name in route.query),
         ],
+        **({"requestBody": _json_body(route.body)} if route.body else {}),
         "responses": {
             **_ANSWERS[route.kind],
             "default": {
@@ -123,6 +158,10 @@ def _operation(route: Route) -> dict[str, Any]:
             },
         },
     }
+
+
+def _json_body(name: str) -> dict[str, Any]:
+    return {"required": True, "content": {"application/json": {"schema": _BODIES[name]}}}
 
 
 def _parameter(name: str, where: str) -> dict[str, Any]:

@@ -150,6 +150,22 @@ class _Api:
     async def counters(self, request: web.Request) -> web.StreamResponse:
         return web.json_response(await self._service.counters())
 
+    async def links(self, request: web.Request) -> web.StreamResponse:
+        return web.json_response(await self._service.links())
+
+    async def link(self, request: web.Request) -> web.StreamResponse:
+        return web.json_response(await self._service.link(request.match_info["op"], await _body(request)))
+
+    async def faults(self, request: web.Request) -> web.StreamResponse:
+        return web.json_response(self._service.faults())
+
+    async def run_faults(self, request: web.Request) -> web.StreamResponse:
+        plan = (await _body(request)).get("faults")
+        return web.json_response(self._service.run_faults(plan))
+
+    async def stop_faults(self, request: web.Request) -> web.StreamResponse:
+        return web.json_response(self._service.stop_faults())
+
     async def openapi(self, request: web.Request) -> web.StreamResponse:
         return web.json_response(routes.document(__version__))
 
@@ -234,6 +250,18 @@ def _params(request: web.Request) -> dict[str, Any]:
     if not isinstance(params, dict):
         raise Refused(f"params is not a JSON object: {text[:80]!r}")
     return params
+
+
+async def _body(request: web.Request) -> dict[str, Any]:
+    """The JSON object that a request brings; without a body, the empty one."""
+    text = await request.text()
+    try:
+        body = json.loads(text or "{}")
+    except (ValueError, RecursionError):
+        body = None
+    if not isinstance(body, dict):
+        raise Refused(f"the body is not a JSON object: {text[:80]!r}")
+    return body
 
 
 def _flag(request: web.Request, name: str, default: bool) -> bool:

@@ -90,5 +90,19 @@ class Service(Protocol):
     def services(self) -> list[dict[str, Any]]:
         """A row a registered service: service, kernel, kid, generation, version, port."""
 
+    async def links(self) -> list[dict[str, Any]]:
+        """A row for each impaired or cut direction: from, to, state, impairment, observed."""
+
+    async def link(self, op: str, request: dict[str, Any]) -> list[dict[str, Any]]:
+        """set, clear, down, up or flap the link or NIC of *request*; its rows. Raises Refused."""
+
+    def faults(self) -> dict[str, Any]:
+        """The plan: running, since_s, steps."""
+
+    def run_faults(self, plan: Any) -> dict[str, Any]:
+        """Run *plan*, a list as in a machine file, or (None) the file's own. Raises Refused."""
+
+    def stop_faults(self) -> dict[str, Any]: ...
+
     async def counters(self) -> dict[str, Any]:
         """{"kernels": {name: {"nic": {...}, "links": {...}, "messages": {...}, "ttys": {...}}}}."""

@@ -24,6 +24,7 @@ class BootConfig:
         shell: path of the login shell inside the kernel.
         started_at_s: monotonic time at which the boot was asked for.
         kids: name -> number of every kernel of the machine.
+        impairments: of its NIC and its links, as `impairservice` has them, from its first frame on.
     """
 
     machine: str
@@ -38,6 +39,7 @@ class BootConfig:
     shell: str
     started_at_s: float
     kids: dict[str, int] = field(default_factory=dict)
+    impairments: tuple[dict[str, Any], ...] = ()
 
     @property
     def kid(self) -> int:

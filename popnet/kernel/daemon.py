@@ -32,6 +32,7 @@ from popnet.kernel import init, linux, namespaces
 from popnet.kernel.bootconfig import BootConfig
 from popnet.kernel.cgroup import Group
 from popnet.kernel.console import Console
+from popnet.kernel.impairservice import ImpairService, apply_all
 from popnet.kernel.initclient import InitClient
 from popnet.kernel.links import Links, SendOffer
 from popnet.kernel.modes import Modes
@@ -241,6 +242,7 @@ class Daemon:
             limits.BUDGET,
             poll_us,
         )
+        apply_all(self.pump, self.config.impairments)
         self.modes.pump = self.pump
         asyncio.get_running_loop().add_reader(self._upcall, self._pump_calls)
         self.links.start_frames(self.pump)
@@ -265,6 +267,7 @@ class Daemon:
         self.endpoint.serve("capture", serve_capture)
         self.endpoint.serve("inject", serve_inject)
         self.endpoint.serve("modes", self.modes.serve)
+        self.endpoint.serve("impair", ImpairService(pump))
         self.endpoint.serve("watch", WatchService(self.endpoint))
         self.endpoint.serve("trace", TraceService(self.endpoint))
         self._start_programs()

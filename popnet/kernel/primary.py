@@ -23,10 +23,19 @@ import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from dataclasses import replace
 from typing import Any, Final, assert_never
 
 from popnet.core import limits
-from popnet.core.errors import BootFailed, IllegalState, LinkViolation, NoSuchTerminal, PeerDied, PopnetError
+from popnet.core.errors import (
+    BootFailed,
+    IllegalState,
+    LinkViolation,
+    NoSuchTerminal,
+    PeerDied,
+    PopnetError,
+    Refused,
+)
 from popnet.kernel.bootconfig import BootConfig
 from popnet.kernel.cgroup import Group, Tree
 from popnet.kernel.configure import boot_config
@@ -34,18 +43,23 @@ from popnet.kernel.credentials import Credentials
 from popnet.kernel.daemon import Daemon, Prepared
 from popnet.kernel.entry import Entry
 from popnet.kernel.events import Journal
+from popnet.kernel.impairments import Impairments
 from popnet.kernel.incarnation import Incarnation
 from popnet.kernel.owner import Ownership
 from popnet.kernel.secondary import GRACE_S
 from popnet.kernel.timeline import Timeline, checked_rows
 from popnet.kernel.usage import measure
 from popnet.machine import states
+from popnet.machine.faults import Way
 from popnet.machine.image import Image
+from popnet.machine.impairment import Impairment
 from popnet.machine.spec import MachineSpec
 from popnet.machine.states import KernelState
+from popnet.machine.wires import read_flap, read_impairment, read_plan, read_ways
 from popnet.message.kinds import Kind
 from popnet.message.registryshell import RegistryShell
 from popnet.message.stream import Stream
+from popnet.net.filter import match_problem
 from popnet.transport.directory import Directory
 from popnet.transport.handover import create_handover, receive_packet, send_packet
 from popnet.tty.hub import Terminal
@@ -110,6 +124,14 @@ class Primary:
         self._taking_down = False
         self._tasks: set[asyncio.Task[Any]] = set()
         self._removals: set[asyncio.Task[Any]] = set()
+        self._impairments = Impairments(
+            {kernel.name: kernel.kid for kernel in machine.kernels},
+            lambda name: self._kernels[name].life.state is KernelState.ONLINE,
+            lambda kid, params: self._daemon.endpoint.open(kid, "impair", params),
+            lambda kind, text, **more: self._event(kind, None, text, **more),
+        )
+        self._impairments.begin(machine.impairments)
+        config = replace(config, impairments=self._impairments.at_boot(config.kernel.name))
         self._daemon = Daemon(config, prepared, timeline, self._send_offer, self._log_own, self._init_exited)
         self._daemon.on_violation = self._violation  # type: ignore[method-assign]
         names = {kid: kernel.spec.name for kid, kernel in self._by_kid.items()}
@@ -146,6 +168,8 @@ class Primary:
             if isinstance(result, BaseException):
                 raise result
         self._event("machine.up", None, f"machine {self.spec.name}: up")
+        if self.spec.faults:
+            self._impairments.run(self.spec.faults, "the machine's plan")
 
     async def wait(self) -> None:
         """Wait until the machine is down."""
@@ -158,6 +182,7 @@ class Primary:
             return
         self._taking_down = True
         self._event("machine.down", None, f"machine {self.spec.name}: going down")
+        self._impairments.stop()
         running = [kernel for kernel in self._kernels.values() if kernel.incarnation is not None]
         await asyncio.gather(*map(self._stop, running))
         for kernel in self._kernels.values():
@@ -237,6 +262,7 @@ class Primary:
             config = boot_config(
                 self.spec, kernel.spec, kernel.image, generation, self._credentials, self._ownership.directory
             )
+            config = replace(config, impairments=self._impairments.at_boot(kernel.spec.name))
             group = self._tree.group(kernel.spec.name)
             packet = {
                 "op": "boot",
@@ -379,6 +405,7 @@ class Primary:
                     kernel.timeline = checked_rows(timeline)
                     self._handle(kernel, states.Online(incarnation.generation))
                     incarnation.online.set_result(kernel.timeline)
+                    self._spawn(self._impairments.online(kernel.spec.name))
             case {"violation": str(reason), "peer": int(peer)}:
                 text = f"kernel {kid}: link to kernel {peer} closed: {reason[:_TEXT_MAX]}"
                 self._event("link.closed", kernel, text)
@@ -532,6 +559,43 @@ class Primary:
 
     def ssh_config(self) -> str:
         return self._credentials.ssh_config
+
+    async def links(self) -> list[dict[str, Any]]:
+        return await self._impairments.rows()
+
+    async def link(self, op: str, request: dict[str, Any]) -> list[dict[str, Any]]:
+        """Impair, clear, cut, mend or flap; the rows of these that are not perfect then. Raises Refused."""
+        where = read_ways(
+            request.get("kernel"), request.get("peer"), request.get("direction"), list(self._kernels)
+        )
+        match op:
+            case "set":
+                await self._impairments.set(where, read_impairment(request.get("impairment"), match_problem))
+            case "clear":
+                await self._impairments.set(where, Impairment())
+            case "flap":
+                self._impairments.flap(where, read_flap(request.get("flap")))
+            case "down" | "up":
+                await self._impairments.cut_for_good(where, op == "down")
+            case _:
+                raise Refused(f"no such operation on links: {op[:80]!r}", "set, clear, down, up, flap")
+        return [row for row in await self._impairments.rows() if Way(row["from"], row["to"]) in where]
+
+    def faults(self) -> dict[str, Any]:
+        return self._impairments.plan()
+
+    def run_faults(self, plan: Any) -> dict[str, Any]:
+        """Run *plan*, or (None) the machine file's. Raises Refused."""
+        if plan is None and not self.spec.faults:
+            raise Refused(f"{self.spec.file} has no plan of faults", "write one under 'faults:', or give one")
+        own = plan is None
+        faults = self.spec.faults if own else read_plan(plan, list(self._kernels), match_problem)
+        self._impairments.run(faults, "the machine's plan" if own else "plan")
+        return self._impairments.plan()
+
+    def stop_faults(self) -> dict[str, Any]:
+        self._impairments.stop()
+        return self._impairments.plan()
 
     def services(self) -> list[dict[str, Any]]:
         """What is registered, by kernel and name."""

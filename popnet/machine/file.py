@@ -9,6 +9,7 @@ Nothing is started before the whole file is right.
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -31,17 +32,28 @@ from popnet.machine.schema import (
 )
 from popnet.machine.search import find_images
 from popnet.machine.spec import MachineSpec
+from popnet.machine.wires import CheckMatch, Wires
 
 
-def load(path: str, host: Host, image_path: Sequence[str]) -> MachineSpec:
+def load(
+    path: str, host: Host, image_path: Sequence[str], check_match: CheckMatch | None = None
+) -> MachineSpec:
     """The machine that the file at *path* describes on *host*, with images from the directories *image_path*.
+
+    *check_match* says what is wrong with a filter; without it they are not looked at.
 
     Raises InvalidMachineFile with every error, one a line.
     """
-    return loads(read_text(path, "machine file"), host, image_path, file=path)
+    return loads(read_text(path, "machine file"), host, image_path, file=path, check_match=check_match)
 
 
-def loads(text: str, host: Host, image_path: Sequence[str], file: str = "<text>") -> MachineSpec:
+def loads(
+    text: str,
+    host: Host,
+    image_path: Sequence[str],
+    file: str = "<text>",
+    check_match: CheckMatch | None = None,
+) -> MachineSpec:
     """As `load`, of a *text* that came from *file*."""
     report = Report(file, read(text))
     top = report.section(FileSection, ())
@@ -63,11 +75,15 @@ def loads(text: str, host: Host, image_path: Sequence[str], file: str = "<text>"
         sections[name] = report.section(KernelSection, ("kernels", name)) or KernelSection()
     images = _images({PRIMARY: KernelSection(), **sections}, image_path, report)
     spec, problems = resolve(top.name or "", file, machine, sections, images, host)
-    for problem in problems:
+    wires = Wires([PRIMARY, *(name for name in sections if name != PRIMARY)], check_match)
+    wires.links(top.links)
+    wires.nics(top.nics)
+    wires.plan(top.faults)
+    for problem in problems + wires.problems:
         report.add(problem)
     if spec is None or report.lines:
         raise report.error()
-    return spec
+    return replace(spec, impairments=tuple(wires.impairments.items()), faults=tuple(wires.faults))
 
 
 def load_image(directory: str) -> Image:

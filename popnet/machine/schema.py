@@ -14,11 +14,33 @@ from popnet.core.addresses import DEFAULT_SUBNET, DEFAULT_SUBNET6
 from popnet.core.limits import CPUS_MAX, KERNELS_MAX, MEMORY_MIN, MTU_MAX, MTU_MIN, TTYS_MAX
 from popnet.machine import names
 from popnet.machine.devices import DEVICES_ALLOWED, Device, parse_devices
+from popnet.machine.faults import DIRECTIONS, FLAPS_MAX
 from popnet.machine.image import KINDS, ROOTS
+from popnet.machine.impairment import (
+    DISTRIBUTIONS,
+    DURATION_MAX_NS,
+    LOSS_ALLOWED,
+    SEED_MAX,
+    Impairment,
+    Loss,
+    parse_loss,
+)
 from popnet.machine.memory import MEMMAP_ALLOWED, MapEntry, parse_memmap, union
 from popnet.machine.memory import Memory as MemoryMap
 from popnet.machine.problems import Path, Problem, shown, suggestion
-from popnet.machine.units import CPUS_ALLOWED, SIZE_ALLOWED, format_size, parse_cpus, parse_size
+from popnet.machine.units import (
+    CHANCE_ALLOWED,
+    CPUS_ALLOWED,
+    DURATION_ALLOWED,
+    RATE_ALLOWED,
+    SIZE_ALLOWED,
+    format_size,
+    parse_chance,
+    parse_cpus,
+    parse_duration,
+    parse_rate,
+    parse_size,
+)
 
 NetworkType = TypeVar("NetworkType", IPv4Network, IPv6Network)
 SectionType = TypeVar("SectionType", bound="Section")
@@ -312,6 +334,147 @@ class FileSection(Section):
     name: Name = Field(default=None, description="The machine's name in every command.")
     machine: Any = None
     kernels: Any = None
+    links: Any = None
+    nics: Any = None
+    faults: Any = None
+
+
+def _text_or_number(parse: Callable[[str], Any], allowed: str) -> PlainValidator:
+    """For texts that may look like numbers, so that an error can say what is missing."""
+
+    def validate(value: object) -> Any:
+        if isinstance(value, bool) or not isinstance(value, int | str):
+            raise ValueError(f"got {shown(value)}; allowed: {allowed}")
+        return parse(str(value))
+
+    return PlainValidator(validate)
+
+
+def _short(text: str) -> int:
+    duration_ns = parse_duration(text)
+    if duration_ns > DURATION_MAX_NS:
+        raise ValueError(f"got {text!r}; allowed: at most 1h")
+    return duration_ns
+
+
+def _some(text: str) -> int:
+    duration_ns = _short(text)
+    if duration_ns == 0:
+        raise ValueError(f"got {text!r}; allowed: {DURATION_ALLOWED}, not zero")
+    return duration_ns
+
+
+def _limit(text: str) -> int:
+    size_bytes = parse_size(text)
+    if not 1 <= size_bytes <= 1 << 40:
+        raise ValueError(f"got {text!r}; allowed: {SIZE_ALLOWED}, not zero")
+    return size_bytes
+
+
+def _kernels(value: object) -> tuple[str, str]:
+    if not isinstance(value, list) or len(value) != 2 or not all(isinstance(name, str) for name in value):
+        raise ValueError(f"got {shown(value)}; allowed: two kernels, such as [k1, k2]")
+    return value[0], value[1]
+
+
+_TEXT: Final = WithJsonSchema({"type": "string"})
+_DURATION_SCHEMA: Final = WithJsonSchema(
+    {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?(ns|us|µs|ms|s|m|h)$"}
+)
+_CHANCE_SCHEMA: Final = WithJsonSchema({"type": "string", "pattern": r"^[0-9]{1,3}(\.[0-9]+)?%$"})
+DelayTime = Annotated[int, _text_or_number(_short, DURATION_ALLOWED), _DURATION_SCHEMA]
+SomeTime = Annotated[int, _text_or_number(_some, DURATION_ALLOWED), _DURATION_SCHEMA]
+Time = Annotated[int | None, _text_or_number(_short, DURATION_ALLOWED), _DURATION_SCHEMA]
+Chance = Annotated[float, _text_or_number(parse_chance, CHANCE_ALLOWED), _CHANCE_SCHEMA]
+LossText = Annotated[Loss, _text_or_number(parse_loss, LOSS_ALLOWED), _TEXT]
+Rate = Annotated[int | None, _text_or_number(parse_rate, RATE_ALLOWED), _TEXT]
+Limit = Annotated[
+    int | None, _text_or_number(_limit, SIZE_ALLOWED), WithJsonSchema({"type": _SCALAR, "pattern": "^[0-9]"})
+]
+Distribution = Annotated[str, _one_of(*DISTRIBUTIONS), WithJsonSchema({"enum": list(DISTRIBUTIONS)})]
+Direction = Annotated[str, _one_of(*DIRECTIONS), WithJsonSchema({"enum": list(DIRECTIONS)})]
+Match = Annotated[str, _text(str, "a filter such as 'tcp port 80'"), _TEXT]
+Seed = Annotated[int | None, _whole(0, SEED_MAX), _whole_schema(0, SEED_MAX)]
+Pair = Annotated[
+    tuple[str, str] | None,
+    PlainValidator(_kernels),
+    WithJsonSchema({"type": "array", "items": {"type": "string"}, "minItems": 2, "maxItems": 2}),
+]
+KernelName = Annotated[str | None, _text(str, "the name of a kernel"), _TEXT]
+
+
+class ImpairSection(Section):
+    """What a wire does to frames; the words are netem's."""
+
+    delay: DelayTime = Field(default=0, description="Each frame is late by this: 5ms.")
+    jitter: DelayTime = Field(default=0, description="And by this times a number of the distribution.")
+    distribution: Distribution = Field(default="uniform", description="Of the jitter.")
+    ordered: Boolean = Field(default=False, description="Jitter lets no frame overtake another.")
+    loss: LossText = Field(default=Loss(), description="1%; or bursts: gemodel P R 1-H 1-K.")
+    duplicate: Chance = Field(default=0.0, description="Chance that a frame comes twice.")
+    corrupt: Chance = Field(default=0.0, description="Chance that one bit of a frame is turned.")
+    reorder: Chance = Field(default=0.0, description="Chance that a frame does not wait for the delay.")
+    rate: Rate = Field(default=None, description="Bits a second: 10mbit.")
+    limit: Limit = Field(default=None, description="Bytes that may wait for the rate; more are dropped.")
+    match: Match = Field(default="", description="Only frames that match, in tcpdump's language.")
+    seed: Seed = Field(default=None, description="Of all chance: the same seed, the same fates.")
+
+    def impairment(self) -> Impairment:
+        return Impairment(
+            delay_ns=self.delay,
+            jitter_ns=self.jitter,
+            distribution=self.distribution,
+            ordered=self.ordered,
+            loss=self.loss,
+            duplicate=self.duplicate,
+            corrupt=self.corrupt,
+            reorder=self.reorder,
+            rate_bps=self.rate,
+            limit_bytes=self.limit,
+            match=self.match.strip(),
+            seed=self.seed,
+        )
+
+
+class LinkSection(ImpairSection):
+    """An impaired link."""
+
+    link: Pair = Field(default=None, description="The two kernels.")
+    direction: Direction = Field(default="both", description="out: from the first to the second only.")
+
+
+class NicSection(ImpairSection):
+    """An impaired NIC: all of a kernel's traffic."""
+
+    nic: KernelName = Field(default=None, description="The kernel.")
+    direction: Direction = Field(default="both", description="out: only what leaves the kernel.")
+
+
+class FlapSection(Section):
+    """Down and up again, several times."""
+
+    down: SomeTime = Field(default=10**9, description="How long it is down: 1s.")
+    up: SomeTime = Field(default=10**9, description="How long it is up.")
+    times: Annotated[int, _whole(1, FLAPS_MAX), _whole_schema(1, FLAPS_MAX)] = 1
+
+
+def _shape(section: type[Section]) -> WithJsonSchema:
+    return WithJsonSchema(section.model_json_schema(by_alias=True))
+
+
+class FaultSection(Section):
+    """One fault of the plan: when, where, and one of down, clear, impair, flap."""
+
+    at: Time = Field(default=None, description="When, after the plan's start: 5s.")
+    link: Pair = Field(default=None, description="The link between these two kernels; or:")
+    nic: KernelName = Field(default=None, description="The NIC of this kernel: down isolates it.")
+    direction: Direction = Field(
+        default="both", description="out: from the first kernel only: a one-way cut."
+    )
+    down: BooleanOrDefault = Field(default=None, description="true: nothing passes; false: up again.")
+    clear: BooleanOrDefault = Field(default=None, description="true: no impairments any more.")
+    impair: Annotated[Any, _shape(ImpairSection)] = Field(default=None, description="Impairments to set.")
+    flap: Annotated[Any, _shape(FlapSection)] = Field(default=None, description="Down and up, several times.")
 
 
 class MachineFile(FileSection):
@@ -321,6 +484,9 @@ class MachineFile(FileSection):
     kernels: dict[str, KernelSection | None] = Field(
         default={}, description="The kernels by name. 'primary' is kernel 0; it is there even if left out."
     )
+    links: list[LinkSection] = Field(default=[], description="Impaired links.")
+    nics: list[NicSection] = Field(default=[], description="Impaired NICs.")
+    faults: list[FaultSection] = Field(default=[], description="What goes wrong, and when.")
 
 
 class ImageSection(Section):
@@ -436,8 +602,13 @@ def json_schema() -> dict[str, Any]:
     """The JSON Schema of machine files (draft 2020-12)."""
     schema = MachineFile.model_json_schema(by_alias=True)
     schema["required"] = ["apiVersion", "name", "kernels"]
-    for definition in (schema, *schema["$defs"].values()):
-        for value in definition["properties"].values():
-            if value.get("default", "") is None:
-                del value["default"]
+    _drop_defaults(schema)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _drop_defaults(schema: Any) -> None:
+    """What has no default in the file has none in its schema."""
+    for value in schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else ():
+        if isinstance(value, dict) and value.get("default", "") is None:
+            del value["default"]
+        _drop_defaults(value)

@@ -6,7 +6,9 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from popnet.core import addresses
 from popnet.core.errors import NoSuchKernel
 from popnet.machine.devices import SHARED
+from popnet.machine.faults import Fault, Way
 from popnet.machine.host import Host
+from popnet.machine.impairment import Impairment
 from popnet.machine.memory import Memory
 from popnet.machine.problems import nearest
 
@@ -79,6 +81,8 @@ class MachineSpec:
         resources: what of the host they share.
         mtu: of a NIC, unless its kernel says otherwise.
         overcommit: whether kernels may have the same CPUs and memory.
+        impairments: of links and NICs, from the start on.
+        faults: what goes wrong later.
     """
 
     name: str
@@ -89,6 +93,8 @@ class MachineSpec:
     resources: Host
     mtu: int = 1500
     overcommit: bool = False
+    impairments: tuple[tuple[Way, Impairment], ...] = ()
+    faults: tuple[Fault, ...] = ()
 
     @property
     def primary(self) -> KernelSpec:

@@ -1,4 +1,5 @@
-"""The three notations of a machine file: CPU lists (`0-1,3`), sizes (`512M`) and durations (`5ms`).
+"""The notations of a machine file: CPU lists (`0-1,3`), sizes (`512M`), durations (`5ms`), chances (`1%`) and
+rates (`10mbit`).
 
 Each has a parser, which raises ValueError saying what is allowed, and a formatter, whose text the parser
 reads back as the same value.
@@ -6,19 +7,29 @@ reads back as the same value.
 
 import re
 from collections.abc import Iterable
+from decimal import Decimal
 from typing import Final
 
 from popnet.core.limits import CPUS_MAX
 
 CPUS_ALLOWED: Final = "a list of CPU numbers and ranges such as 0-1,3, or a mask such as 0xb"
 SIZE_ALLOWED: Final = "a size such as 512M, 2G or 512MiB (K, M, G and T are powers of 1024)"
+CHANCE_ALLOWED: Final = "a chance from 0% to 100%, such as 1% or 0.5%"
+RATE_ALLOWED: Final = "a rate such as 10mbit, 1.5gbit or 500kbit (bits a second; powers of 1000)"
 DURATION_ALLOWED: Final = "a duration such as 5ms, 200us, 1.5s, 2m or 1h"
 
 _MASK = re.compile(rf"0[xX]([0-9a-fA-F]{{1,{CPUS_MAX // 4}}})")
+RATE_MAX: Final = 10**12
+"""Bits a second: more than any machine copies."""
+
 _RANGE = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9}))?")
 _SIZE = re.compile(r"([0-9]{1,20})(?:([KMGT])(?:iB)?)?", re.IGNORECASE)
 _DURATION = re.compile(r"([0-9]{1,18})(?:\.([0-9]{1,9}))?(ns|us|µs|ms|s|m|h)")
 
+_CHANCE = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,330})?)%")
+_RATE = re.compile(r"([0-9]{1,15})(?:\.([0-9]{1,9}))?([kmgt]?)bit", re.IGNORECASE)
+
+_RATE_UNITS: Final = {"t": 10**12, "g": 10**9, "m": 10**6, "k": 10**3, "": 1}
 _SIZE_UNITS: Final = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _DURATION_UNITS_NS: Final = {
     "h": 3600 * 10**9,
@@ -105,3 +116,36 @@ def format_duration(duration_ns: int) -> str:
         if duration_ns and duration_ns % factor == 0:
             return f"{duration_ns // factor}{unit}"
     return f"{duration_ns}ns"
+
+
+def parse_chance(text: str) -> float:
+    """The probability, from 0 to 1, that *text* means."""
+    match = _CHANCE.fullmatch(text)
+    if not match or float(match[1]) > 100:
+        sign = f"; did you mean '{text}%'?" if _CHANCE.fullmatch(f"{text}%") else ""
+        raise ValueError(f"got {text!r}; allowed: {CHANCE_ALLOWED}{sign}")
+    return float(f"{match[1]}e-2")  # the nearest there is: a division would round once more
+
+
+def format_chance(probability: float) -> str:
+    """`0.5%`."""
+    text = f"{Decimal(repr(float(probability))).scaleb(2):f}"
+    return (text.rstrip("0").rstrip(".") if "." in text else text) + "%"
+
+
+def parse_rate(text: str) -> int:
+    """The bits a second that *text* means; at least one."""
+    match = _RATE.fullmatch(text)
+    fraction = (match[2] or "") if match else ""
+    rate_bps = int(match[1] + fraction) * _RATE_UNITS[match[3].lower()] // 10 ** len(fraction) if match else 0
+    if not 0 < rate_bps <= RATE_MAX:
+        raise ValueError(f"got {text!r}; allowed: {RATE_ALLOWED}")
+    return rate_bps
+
+
+def format_rate(rate_bps: int) -> str:
+    """`10mbit`: exact, in the largest unit that divides *rate_bps*."""
+    for unit, factor in _RATE_UNITS.items():
+        if rate_bps % factor == 0:
+            return f"{rate_bps // factor}{unit}bit"
+    raise AssertionError("one divides all")

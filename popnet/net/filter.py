@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Final
 
-from popnet.core.errors import Refused, Unavailable
+from popnet.core.errors import PopnetError, Refused, Unavailable
+from popnet.core.limits import FRAME_SIZE_MAX
 
 FILTER_LENGTH_MAX: Final = 4096
 """Letters of a filter: longer ones compile slowly, and the daemon has other things to do."""
@@ -83,6 +84,15 @@ def compile_filter(text: str, snap_length: int) -> CompiledFilter:
     address = ctypes.cast(pcap.bpf_filter, c_void_p).value
     assert address is not None
     return CompiledFilter(instructions, address)
+
+
+def match_problem(text: str) -> str | None:
+    """What is wrong with *text* as a filter; None: nothing."""
+    try:
+        compile_filter(text, FRAME_SIZE_MAX)
+    except PopnetError as error:
+        return str(error)
+    return None
 
 
 class _Program(ctypes.Structure):

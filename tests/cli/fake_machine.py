@@ -40,6 +40,7 @@ from popnet.message.stream import Stream, pair
 from popnet.message.tracehalf import Received, Sent, pack
 from popnet.net import pcapng
 from popnet.tty.hub import Terminal
+from tests.control.fake_links import FakeLinks
 
 TIMELINE = [
     {"step": "partition", "start_ms": 0.0, "took_ms": 2.0},
@@ -96,7 +97,7 @@ def kernel_row(kid: int, name: str, state: str = "online") -> dict[str, Any]:
     }
 
 
-class FakeMachine:
+class FakeMachine(FakeLinks):
     """The Service. Kernels: primary, k1, k2 (offline), and local, whose address is this host's loopback."""
 
     def __init__(self, run_dir: Path, name: str) -> None:
@@ -111,6 +112,7 @@ class FakeMachine:
                 kernel_row(3, "local"),
             )
         }
+        super().__init__(list(self.rows))
         self.ended = asyncio.Event()
         self.terminals = {(kernel, n): Terminal(kernel) for kernel in self.rows for n in range(2)}
         self.tasks: set[asyncio.Task[None]] = set()

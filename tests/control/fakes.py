@@ -27,6 +27,7 @@ from popnet.core.errors import (
 from popnet.message.stream import Stream, pair
 from popnet.net import pcapng
 from popnet.tty.hub import Terminal
+from tests.control.fake_links import FakeLinks
 
 Handler = Callable[[Stream], Awaitable[dict[str, Any] | None]]
 
@@ -54,11 +55,12 @@ async def serving(run_dir: Path) -> AsyncIterator[Served]:
     await server.close()
 
 
-class FakeService:
+class FakeService(FakeLinks):
     """Kernels `primary`, `k1` (online) and `k2` (offline). Fails to boot a kernel that is in `broken`."""
 
     def __init__(self) -> None:
         self.states = {"primary": "online", "k1": "online", "k2": "offline"}
+        super().__init__(list(self.states))
         self.broken: set[str] = set()
         self.opened: list[tuple[str, str, dict[str, Any]]] = []
         self.ended: list[str] = []
