@@ -29,14 +29,14 @@ from popnet.message.notice import Notice
 from popnet.message.stream import Stream
 from popnet.message.streamshell import LinkStream
 from popnet.program import routed
-from popnet.program.greeting import HOST, PROGRAM_GENERATION, Greeting, Half, closing, wants_attach
+from popnet.program.admission import admit
+from popnet.program.greeting import HOST, PROGRAM_GENERATION, Greeting
 from popnet.program.house import House
 from popnet.program.routed import Routed
 from popnet.program.socketlink import SocketLink
 from popnet.program.splice import splice
 from popnet.transport import doorbell
 from popnet.transport._native import Link, LinkClosed, Violation
-from popnet.transport.handover import receive_packet, send_packet
 
 GREETING_TIMEOUT_S: Final = 5.0
 """Seconds a program has to answer the greeting: until then it holds a place and nothing else."""
@@ -92,10 +92,11 @@ class Hosted:
         """Be the program's kernel until it is gone; why it went. Raises LinkViolation, TimeoutError."""
         try:
             async with asyncio.timeout(GREETING_TIMEOUT_S):
-                link = await self._greet()
+                link = await admit(self._sock, self._greeting, self._bell, self.endpoint.wake, self.name)
             if link is None:
                 return f"{self.name} ended"
             self._link = link
+            self.attached = isinstance(link, Link)
             self.endpoint.start()
             self.endpoint.add_link(self.number, PROGRAM_GENERATION, link)
             if self.attached:
@@ -175,53 +176,6 @@ class Hosted:
     def let_go(self, why: str) -> None:
         """End it: it would miss something, and never know."""
         self._end(f"{self.name} {why}")
-
-    # Its beginning
-
-    async def _greet(self) -> SocketLink | Link | None:
-        """The link; None if the program went before it answered."""
-        try:
-            send_packet(self._sock, self._greeting.packet())
-            received = await self._answer()
-            if received is None:
-                return None
-            answer, fds = received
-            if fds:
-                return self._attach(answer, fds)
-            if wants_attach(answer):
-                raise LinkViolation("wants to attach, and hands over nothing")
-            return SocketLink(self._sock, self.endpoint.wake, f"{self.name} ended")
-        except (BrokenPipeError, ConnectionResetError):
-            return None
-
-    def _attach(self, answer: dict[str, Any], fds: list[int]) -> Link:
-        if not wants_attach(answer):
-            with closing(fds):
-                raise LinkViolation("hands over descriptors, and does not want to attach")
-        ours = (HOST, self._greeting.generation)
-        half = Half(ours, (self.number, PROGRAM_GENERATION), self._bell)
-        try:
-            link = half.complete(fds)
-            half.offer(self._sock, {"attached": True})
-        finally:
-            half.discard()
-        self.attached = True
-        return link
-
-    async def _answer(self) -> tuple[dict[str, Any], list[int]] | None:
-        loop = asyncio.get_running_loop()
-        readable = asyncio.Event()
-        loop.add_reader(self._sock, readable.set)
-        try:
-            while True:
-                await readable.wait()
-                readable.clear()
-                try:
-                    return receive_packet(self._sock)
-                except BlockingIOError:
-                    continue
-        finally:
-            loop.remove_reader(self._sock)
 
     # What it asks for
 
