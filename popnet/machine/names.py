@@ -12,7 +12,9 @@ from popnet.core.limits import NAME_LENGTH_MAX
 PRIMARY: Final = "primary"
 """The name of kernel 0, always."""
 
-KERNEL_SERVICES: Final = frozenset({"exec", "dial", "capture", "inject", "tty", "trace", "modes", "watch"})
+KERNEL_SERVICES: Final = frozenset(
+    {"exec", "dial", "capture", "inject", "tty", "trace", "modes", "watch", "impair"}
+)
 """Services of the kernels themselves: programs inside kernels neither use nor offer them. Whoever could open
 another kernel's `exec` would be root in it."""
 
