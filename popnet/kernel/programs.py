@@ -6,10 +6,9 @@ there, and hands it over, listening, with its `ready`; the daemon accepts. The s
 (mode 0666, owner root): a kernel's list of services is for all its programs alike. Who connects is known by
 SO_PEERCRED, for the log and for the share that one user may have of the places.
 
-Each program is a `Hosted`, with a link and an endpoint of its own; this is their house. It owns the names: a
-service, or the messages or calls of a kind, belong to one program at a time, and are let go of when that
-ends. Others reach them through the kernel's endpoint, as they reach the kernel's own services; a program may
-use, and be, none of those.
+Each program is a `Hosted`, with a link and an endpoint of its own; this is their house. What they registered
+is in `registered`, their groups are in `memberships`, what they post is in `poster`; a program may use, and
+be, none of the kernel's own services.
 
 A program is bounded by its link, and all together by PLACES; so the kernel's own calls and streams always
 find room.
@@ -21,25 +20,24 @@ import logging
 import socket
 import struct
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from functools import partial
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, Final
 
 from popnet.core import limits
 from popnet.core.errors import (
     LinkViolation,
-    NoSuchService,
     Overloaded,
     PopnetError,
-    Refused,
 )
 from popnet.kernel.memberships import Memberships
 from popnet.kernel.permits import Permits
+from popnet.kernel.places import Places
 from popnet.kernel.poster import Poster
+from popnet.kernel.registered import Registered
 from popnet.message.endpoint import Endpoint
 from popnet.message.membership import Member
 from popnet.message.notice import Notice
-from popnet.message.stream import Stream
 from popnet.message.streamshell import LinkStream
 from popnet.program.greeting import PROGRAM_FIRST, Greeting, refusal
 from popnet.program.hosted import Hosted
@@ -53,18 +51,8 @@ PROGRAMS_MAX: Final = 64
 PROGRAMS_OF_USER_MAX: Final = 16
 """Of these, those of one user who is not root."""
 
-PLACES: Final = limits.STREAMS_MAX // 2
-"""Streams, and as many calls, that all programs of a kernel may have at once: half of what a peer grants a
-kernel."""
-
-REGISTERED_MAX: Final = 256
-"""Services, kinds of messages and kinds of calls that all programs may have registered."""
-
 WATCHES_MAX: Final = limits.WATCHES_MAX // 2
 """Patterns that all programs may watch: half of what their kernel may."""
-
-CALL_TIMEOUT_S: Final = 60.0
-"""Seconds a program may take to answer: how long its caller waits is not on the wire."""
 
 _CREDENTIALS: Final = struct.Struct("3i")
 """struct ucred of SO_PEERCRED (unix(7)): pid, uid, gid."""
@@ -102,11 +90,10 @@ class Programs:
         self._programs: dict[int, tuple[Hosted, int]] = {}  # by number, with the uid
         self._tasks: set[asyncio.Task[None]] = set()
         self._last_number = PROGRAM_FIRST - 1
-        self._owners: dict[tuple[str, str | int], Hosted] = {}
+        self._places = Places(whoami.kernel)
+        self._registered = Registered(endpoint, self._permits, self._places, whoami, self.count)
         self._watches: dict[tuple[Hosted, int], int] = {}  # program and its number -> the endpoint's number
         self._memberships = Memberships(endpoint, self._permits, whoami.kernel, self._connected)
-        self._streams = 0
-        self._calls = 0
         self._counters: Counter[str] = Counter()
 
     def start(self, listener: socket.socket) -> None:
@@ -132,9 +119,9 @@ class Programs:
         return {
             **self._counters,
             "connected": len(self._programs),
-            "streams": self._streams,
-            "calls": self._calls,
-            "registered": len(self._owners),
+            "streams": self._places.streams,
+            "calls": self._places.calls,
+            "registered": len(self._registered),
             "memberships": len(self._memberships),
         }
 
@@ -191,8 +178,7 @@ class Programs:
             self.count("silent")
         finally:
             del self._programs[hosted.number]
-            for key in [key for key, owner in self._owners.items() if owner is hosted]:
-                self._let_go(key)
+            self._registered.let_go(hosted)
             for program, number in [key for key in self._watches if key[0] is hosted]:
                 self.unwatch(program, number)
             self._memberships.let_go(hosted)
@@ -203,91 +189,10 @@ class Programs:
     # What they register
 
     def register(self, program: Hosted, what: Mapping[str, Any]) -> None:
-        key = self._key(what)
-        if key in self._owners:
-            raise Refused(f"{_said(key)} belongs to {self._owners[key].name} already")
-        if len(self._owners) >= REGISTERED_MAX:
-            raise Refused(
-                f"programs of kernel {self._whoami.kernel} have registered {REGISTERED_MAX} already"
-            )
-        match key:
-            case ("service", str(name)):
-                self._serve(name, what)
-            case ("messages", int(kind)):
-                self._endpoint.on(kind, partial(self._deliver, kind))
-            case ("calls", int(kind)):
-                self._endpoint.answer(kind, partial(self._answer, kind))
-        self._owners[key] = program
-
-    def _serve(self, name: str, what: Mapping[str, Any]) -> None:
-        """Streams, or messages and calls, of a service."""
-        match what:
-            case {"version": int(version), "messages": bool(messages), "calls": bool(calls)}:
-                on_message = partial(self._deliver_to, name) if messages else None
-                on_call = partial(self._answer_of, name) if calls else None
-                self._endpoint.register(name, version, on_message, on_call)
-            case _:
-                self._endpoint.serve(name, self._offered)
+        self._registered.register(program, what)
 
     def unregister(self, program: Hosted, what: Mapping[str, Any]) -> None:
-        key = self._key(what)
-        if self._owners.get(key) is program:
-            self._let_go(key)
-
-    def _let_go(self, key: tuple[str, str | int]) -> None:
-        del self._owners[key]
-        match key:
-            case ("service", str(name)):
-                self._endpoint.unserve(name)
-            case ("messages", int(kind)):
-                self._endpoint.off(kind)
-            case ("calls", int(kind)):
-                self._endpoint.unanswer(kind)
-
-    def _key(self, what: Mapping[str, Any]) -> tuple[str, str | int]:
-        match what:
-            case {"service": str(name)}:
-                self._permits.check_service(name)
-                return "service", name
-            case {"messages": int(kind)}:
-                self._permits.check_kind(kind)
-                return "messages", kind
-            case {"calls": int(kind)}:
-                self._permits.check_kind(kind)
-                return "calls", kind
-        raise LinkViolation("a registration names a service, messages or calls")
-
-    # What comes for them
-
-    async def _offered(self, stream: Stream) -> None:
-        owner = self._owners.get(("service", stream.service))
-        if owner is None:  # it ended since the stream was offered
-            raise NoSuchService(f"kernel {self._whoami.kid} has no service {stream.service!r}")
-        assert isinstance(stream, LinkStream)
-        await owner.offer(stream)
-
-    def _deliver(self, kind: int, kid: int, body: bytes) -> None:
-        owner = self._owners.get(("messages", kind))
-        self.count("delivered" if owner is not None and owner.deliver(kid, kind, body) else "dropped")
-
-    async def _answer(self, kind: int, kid: int, body: bytes) -> bytes:
-        owner = self._owners.get(("calls", kind))
-        if owner is None:
-            raise NoSuchService(f"kernel {self._whoami.kid} answers no calls of kind {kind}")
-        with self._call_place():
-            return await owner.ask(kid, kind, body, CALL_TIMEOUT_S)
-
-    def _deliver_to(self, service: str, kid: int, body: bytes) -> None:
-        owner = self._owners.get(("service", service))
-        went = owner is not None and owner.deliver_to(service, kid, body)
-        self.count("delivered" if went else "dropped")
-
-    async def _answer_of(self, service: str, kid: int, body: bytes) -> bytes:
-        owner = self._owners.get(("service", service))
-        if owner is None:
-            raise NoSuchService(f"kernel {self._whoami.kid} has no service {service!r}")
-        with self._call_place():
-            return await owner.ask_of(service, kid, body, CALL_TIMEOUT_S)
+        self._registered.unregister(program, what)
 
     # What they want of others
 
@@ -301,7 +206,7 @@ class Programs:
     async def call(self, kid: int, kind: int, body: bytes, timeout_s: float, high: bool) -> bytes:
         self._permits.check_kind(kind)
         self._permits.check_kid(kid)
-        with self._call_place():
+        with self._places.call():
             return await self._endpoint.call(kid, kind, body, timeout_s, high)
 
     async def send_to(self, kid: int, service: str, body: bytes, timeout_s: float, high: bool) -> None:
@@ -309,14 +214,14 @@ class Programs:
         self._permits.check_kid(kid)
         if not self._poster.has_room(kid):
             raise Overloaded(f"too much waits to be sent to kernel {kid}")
-        with self._call_place():
+        with self._places.call():
             await self._endpoint.send(kid, service, body, high, timeout_s)
         self.count("posted")
 
     async def call_of(self, kid: int, service: str, body: bytes, timeout_s: float, high: bool) -> bytes:
         self._permits.check_service(service)
         self._permits.check_kid(kid)
-        with self._call_place():
+        with self._places.call():
             return await self._endpoint.call_service(kid, service, body, timeout_s, high)
 
     def watch(self, program: Hosted, number: int, pattern: str) -> None:
@@ -345,7 +250,7 @@ class Programs:
         await self._memberships.leave(program, number, timeout_s)
 
     async def send_group(self, program: Hosted, number: int, body: bytes, timeout_s: float) -> None:
-        with self._call_place():
+        with self._places.call():
             await self._memberships.send(program, number, body, timeout_s)
 
     def hold(self, program: Hosted, number: int, full: bool) -> None:
@@ -360,34 +265,8 @@ class Programs:
         else:
             self._poster.post(kid, kind, body, high)
 
-    # Places
-
-    @contextlib.contextmanager
-    def stream(self) -> Iterator[None]:
-        if self._streams >= PLACES:
-            raise Overloaded(f"the programs of kernel {self._whoami.kernel} have {PLACES} streams already")
-        self._streams += 1
-        try:
-            yield
-        finally:
-            self._streams -= 1
-
-    @contextlib.contextmanager
-    def _call_place(self) -> Iterator[None]:
-        if self._calls >= PLACES:
-            raise Overloaded(
-                f"the programs of kernel {self._whoami.kernel} have {PLACES} calls under way already"
-            )
-        self._calls += 1
-        try:
-            yield
-        finally:
-            self._calls -= 1
+    def stream(self) -> AbstractContextManager[None]:
+        return self._places.stream()
 
     def count(self, name: str) -> None:
         self._counters[name] += 1
-
-
-def _said(key: tuple[str, str | int]) -> str:
-    what, name = key
-    return f"service {name!r}" if what == "service" else f"{what} of kind {name}"

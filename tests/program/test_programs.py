@@ -21,8 +21,9 @@ from popnet.core.errors import (
     StreamClosed,
     Unavailable,
 )
-from popnet.kernel import poster, programs
-from popnet.kernel.programs import PLACES, PROGRAMS_MAX, PROGRAMS_OF_USER_MAX
+from popnet.kernel import poster, registered
+from popnet.kernel.places import PLACES
+from popnet.kernel.programs import PROGRAMS_MAX, PROGRAMS_OF_USER_MAX
 from popnet.message.kinds import USER_FIRST, Ring
 from popnet.message.stream import Stream
 from popnet.program import hosted, routed
@@ -431,7 +432,7 @@ async def test_streams_of_all_programs_are_bounded(tmp_path: Path) -> None:
 
 
 async def test_registrations_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(programs, "REGISTERED_MAX", 3)
+    monkeypatch.setattr(registered, "REGISTERED_MAX", 3)
     async with village(tmp_path) as here:
         server = await here.program(1)
         for n in range(3):
