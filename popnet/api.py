@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from popnet.control import launch, wire
 from popnet.control.capturefeeds import CaptureFeeds
@@ -361,13 +361,42 @@ class Kernel:
         """Kills it, as a crash would; its row. Raises IllegalState."""
         return dict(await self.machine._post(self._path + "/kill"))
 
+    async def load(self, *, image: str | None = None, append: str | None = None) -> dict[str, Any]:
+        """Gives it its partition; its row. Raises IllegalState, Refused.
+
+        With *image* (a name, or the path of its directory) or *append* (boot parameters) it is what these say
+        until it is unloaded, and may be a new kernel of the machine.
+        """
+        asked = {"image": image, "append": append}
+        query = urlencode({key: value for key, value in asked.items() if value is not None})
+        return dict(await self.machine._post(f"{self._path}/load?{query}"))
+
+    async def unload(self) -> dict[str, Any]:
+        """Takes its partition back; its row. It must not run. Raises IllegalState."""
+        return dict(await self.machine._post(self._path + "/unload"))
+
+    async def reboot(self) -> dict[str, Any]:
+        """Ends it in good order and boots it; as `boot`. Raises IllegalState, BootFailed."""
+        return dict(await self.machine._post(self._path + "/reboot"))
+
+    async def panic(self) -> dict[str, Any]:
+        """Has it panic; its row. Raises IllegalState."""
+        return dict(await self.machine._post(self._path + "/panic"))
+
+    async def hang(self) -> dict[str, Any]:
+        """Has it hang; its row, which says so a little later. Raises IllegalState."""
+        return dict(await self.machine._post(self._path + "/hang"))
+
     async def timeline(self) -> list[dict[str, Any]]:
         """The steps of its last boot: "step", "start_ms", "took_ms"."""
         return list(await self.machine._get(self._path + "/timeline"))
 
-    def dmesg(self, *, follow: bool = False) -> AsyncIterator[dict[str, Any]]:
-        """The lines of its log: "seq", "time_s" since its boot, "level", "text"."""
-        return self.machine._follow(f"{self._path}/dmesg?follow={follow:d}")
+    def dmesg(self, *, follow: bool = False, previous: bool = False) -> AsyncIterator[dict[str, Any]]:
+        """The lines of its log: "seq", "generation", "time_s" since its boot, "level", "text".
+
+        With *previous* those of the last generation that has ended.
+        """
+        return self.machine._follow(f"{self._path}/dmesg?follow={follow:d}&previous={previous:d}")
 
     async def run(
         self,

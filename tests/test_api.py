@@ -90,6 +90,18 @@ async def test_boot_and_kill(machine: Machine) -> None:
     assert (await machine["k2"].timeline())[0]["took_ms"] == 1.5
 
 
+async def test_load_reboot_panic_hang_and_unload(machine: Machine) -> None:
+    row = await machine["k9"].load(image="light", append="mem=64M hue=a&b c")
+    assert (row["state"], row["image"], row["append"]) == ("loaded", "light", "mem=64M hue=a&b c")
+    with pytest.raises(IllegalState):
+        await machine["k9"].load()
+    assert (await machine["k9"].boot())["state"] == "online"
+    assert (await machine["k9"].reboot())["state"] == "online"
+    assert (await machine["k9"].hang())["state"] == "online"
+    assert (await machine["k9"].panic())["state"] == "failed"
+    assert (await machine["k9"].unload())["state"] == "offline"
+
+
 async def test_events_and_logs(machine: Machine, served: Served) -> None:
     await served.service.happen("one")
     await served.service.happen("two")

@@ -44,13 +44,14 @@ def events_verb(settings: Settings, follow: bool, since: int) -> None:
 @verb("dmesg", lists=True)
 @click.argument("kernel", type=KERNEL)
 @click.option("-f", "--follow", is_flag=True, help="Go on printing what it logs, until Ctrl-C.")
+@click.option("--previous", is_flag=True, help="The log of the last generation that has ended.")
 @pass_settings
-def dmesg_verb(settings: Settings, kernel: str, follow: bool) -> None:
+def dmesg_verb(settings: Settings, kernel: str, follow: bool, previous: bool) -> None:
     """Print a kernel's own log.
 
     Times are seconds since its boot. With -f and -o json, one record a line.
     """
-    path = f"/v1/kernels/{quoted(kernel)}/dmesg?follow={int(follow)}"
+    path = f"/v1/kernels/{quoted(kernel)}/dmesg?follow={int(follow)}&previous={int(previous)}"
     _print(settings, path, follow, "LogList", log_line)
 
 

@@ -76,6 +76,70 @@ def kill_verb(settings: Settings, kernel: str) -> None:
     click.echo(_state_line(settings.client().post(f"/v1/kernels/{quoted(kernel)}/kill")))
 
 
+@verb("load")
+@click.argument("kernel", type=KERNEL)
+@click.option("--image", metavar="IMAGE", help="What it runs: a name, or the path of its directory.")
+@click.option("--append", metavar="TEXT", help="Its boot parameters, such as 'present_mask=1 mem=512M'.")
+@pass_settings
+def load_verb(settings: Settings, kernel: str, image: str | None, append: str | None) -> None:
+    """Give a kernel its partition, without booting it.
+
+    With --image or --append it is what these say until it is unloaded; KERNEL may be a new name then.
+    """
+    from pathlib import Path
+    from urllib.parse import urlencode
+
+    if image is not None and "/" in image:
+        image = str(Path(image).absolute())
+    asked = {key: value for key, value in (("image", image), ("append", append)) if value is not None}
+    path = f"/v1/kernels/{quoted(kernel)}/load?{urlencode(asked)}"
+    click.echo(_state_line(settings.client().post(path)))
+
+
+@verb("unload")
+@click.argument("kernel", type=KERNEL)
+@pass_settings
+def unload_verb(settings: Settings, kernel: str) -> None:
+    """Take the partition of a kernel back that does not run.
+
+    It is what the machine file says again; one that the file does not have is gone.
+    """
+    click.echo(_state_line(settings.client().post(f"/v1/kernels/{quoted(kernel)}/unload")))
+
+
+@verb("reboot")
+@click.argument("kernel", type=KERNEL)
+@pass_settings
+def reboot_verb(settings: Settings, kernel: str) -> None:
+    """Shut a kernel down in good order, and boot it.
+
+    Its generation grows by one.
+    """
+    click.echo(_state_line(settings.client().post(f"/v1/kernels/{quoted(kernel)}/reboot")))
+
+
+@verb("panic")
+@click.argument("kernel", type=KERNEL)
+@pass_settings
+def panic_verb(settings: Settings, kernel: str) -> None:
+    """Make a kernel panic, to try what happens then.
+
+    `popnet dmesg --previous` has its last words.
+    """
+    click.echo(_state_line(settings.client().post(f"/v1/kernels/{quoted(kernel)}/panic")))
+
+
+@verb("hang")
+@click.argument("kernel", type=KERNEL)
+@pass_settings
+def hang_verb(settings: Settings, kernel: str) -> None:
+    """Make a kernel hang, to try what happens then.
+
+    Its processes live, and it answers nothing: `popnet events` tells once heartbeats are missed.
+    """
+    click.echo(_state_line(settings.client().post(f"/v1/kernels/{quoted(kernel)}/hang")))
+
+
 @verb("timeline", lists=True)
 @click.argument("kernel", type=KERNEL)
 @pass_settings

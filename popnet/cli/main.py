@@ -35,7 +35,12 @@ VERBS: Final[dict[str, dict[str, tuple[str, str]]]] = {
     },
     "A kernel": {
         "boot": ("popnet.cli.kernels", "Boot a kernel that is not running."),
+        "reboot": ("popnet.cli.kernels", "Shut a kernel down in good order, and boot it."),
         "kill": ("popnet.cli.kernels", "Stop a kernel at once, as a power failure would."),
+        "load": ("popnet.cli.kernels", "Give a kernel its partition, without booting it."),
+        "unload": ("popnet.cli.kernels", "Take the partition of a kernel back that does not run."),
+        "panic": ("popnet.cli.kernels", "Make a kernel panic, to try what happens then."),
+        "hang": ("popnet.cli.kernels", "Make a kernel hang, to try what happens then."),
         "exec": ("popnet.cli.execute", "Run a command in a kernel."),
         "mode": ("popnet.cli.modes", "Show or switch how a kernel waits for messages and frames."),
         "console": ("popnet.cli.console", "Attach to a terminal of a kernel."),

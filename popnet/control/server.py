@@ -130,12 +130,29 @@ class _Api:
     async def kill(self, request: web.Request) -> web.StreamResponse:
         return web.json_response(await self._service.kill(_name(request)))
 
+    async def load(self, request: web.Request) -> web.StreamResponse:
+        image, append = request.query.get("image"), request.query.get("append")
+        return web.json_response(self._service.load(_name(request), image, append))
+
+    async def unload(self, request: web.Request) -> web.StreamResponse:
+        return web.json_response(self._service.unload(_name(request)))
+
+    async def reboot(self, request: web.Request) -> web.StreamResponse:
+        return web.json_response(await self._service.reboot(_name(request)))
+
+    async def panic(self, request: web.Request) -> web.StreamResponse:
+        return web.json_response(await self._service.panic(_name(request)))
+
+    async def hang(self, request: web.Request) -> web.StreamResponse:
+        return web.json_response(self._service.hang(_name(request)))
+
     async def timeline(self, request: web.Request) -> web.StreamResponse:
         return web.json_response(self._service.timeline(_name(request)))
 
     async def dmesg(self, request: web.Request) -> web.StreamResponse:
         name = self._row(request)["name"]
-        return await self._lines(request, self._service.log(name, _flag(request, "follow", False)))
+        follow, previous = _flag(request, "follow", False), _flag(request, "previous", False)
+        return await self._lines(request, self._service.log(name, follow, previous))
 
     async def events(self, request: web.Request) -> web.StreamResponse:
         since, follow = _number(request.query.get("since", "0")), _flag(request, "follow", False)

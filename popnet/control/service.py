@@ -67,6 +67,21 @@ class Service(Protocol):
     async def kill(self, name: str) -> dict[str, Any]:
         """The kernel's row. Raises IllegalState."""
 
+    def load(self, name: str, image: str | None, append: str | None) -> dict[str, Any]:
+        """Its row, loaded; with an image or boot parameters it may be new. Raises IllegalState, Refused."""
+
+    def unload(self, name: str) -> dict[str, Any]:
+        """Its row, offline. Raises IllegalState."""
+
+    async def reboot(self, name: str) -> dict[str, Any]:
+        """As `boot`. Raises IllegalState, BootFailed."""
+
+    async def panic(self, name: str) -> dict[str, Any]:
+        """Its row, failed. Raises IllegalState."""
+
+    def hang(self, name: str) -> dict[str, Any]:
+        """Its row; that it hangs shows a little later. Raises IllegalState."""
+
     async def down(self) -> None:
         """Takes the whole machine down; the control API itself ends soon afterwards."""
 
@@ -76,8 +91,9 @@ class Service(Protocol):
     def events(self, since: int, follow: bool) -> AsyncIterator[dict[str, Any]]:
         """Events with "seq" > *since*: {"seq", "time_s", "kind", "kernel", "kid", "generation", "text"}."""
 
-    def log(self, name: str, follow: bool) -> AsyncIterator[dict[str, Any]]:
-        """Lines of its log: {"seq", "time_s" since boot, "level", "text"}."""
+    def log(self, name: str, follow: bool, previous: bool) -> AsyncIterator[dict[str, Any]]:
+        """Lines of its log: {"seq", "generation", "time_s" since boot, "level", "text"}; with *previous*
+        those of the last generation that has ended."""
 
     async def open(self, name: str, service: str, params: dict[str, Any]) -> Stream:
         """A stream to a service of that kernel, accepted. Raises NoSuchService, Refused, PeerDied, ..."""

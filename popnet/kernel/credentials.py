@@ -1,8 +1,8 @@
 """The ssh keys of a machine: made at `up`, kept in its directory, gone with it; and the user's own public
 keys."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from popnet.machine.spec import MachineSpec
@@ -15,11 +15,24 @@ class Credentials:
     host_keys: kernel name -> private host key, OpenSSH format.
     authorized_keys: the public keys that may log in, one a line.
     ssh_config: the text for `ssh -F`.
+    known: kernel name -> public host key.
+    publish: writes what OpenSSH clients need to know, and returns the text for `ssh -F`.
     """
 
     host_keys: dict[str, str]
     authorized_keys: str
     ssh_config: str
+    known: dict[str, str] = field(default_factory=dict)
+    publish: Callable[[MachineSpec, Mapping[str, str]], str] = lambda machine, known: ""
+
+    def having(self, machine: MachineSpec, name: str) -> "Credentials":
+        """These, with keys for the kernel *name* of *machine*, which may be new there."""
+        if name in self.host_keys:
+            return replace(self, ssh_config=self.publish(machine, self.known))
+        private, public = keys.generate_key(name)
+        known = {**self.known, name: public}
+        host_keys = {**self.host_keys, name: private.decode()}
+        return replace(self, host_keys=host_keys, known=known, ssh_config=self.publish(machine, known))
 
 
 def make(machine: MachineSpec, directory: Path, run_dir: Path, popnet: Sequence[str]) -> Credentials:
@@ -29,19 +42,32 @@ def make(machine: MachineSpec, directory: Path, run_dir: Path, popnet: Sequence[
     identity = directory / "id_ed25519"
     _write_private(identity, private.decode())
     (directory / "id_ed25519.pub").write_text(public + "\n")
-    host_keys, known = {}, []
+    host_keys, known = {}, {}
     for kernel in machine.kernels:
         host_private, host_public = keys.generate_key(kernel.name)
         host_keys[kernel.name] = host_private.decode()
-        known.append((kernel.name, host_public))
+        known[kernel.name] = host_public
     gateway_private, gateway_public = keys.generate_key(f"gateway of {machine.name}")
     _write_private(directory / "gateway_key", gateway_private.decode())
-    known.append((sshconfig.GATEWAY, gateway_public))
+    known[sshconfig.GATEWAY] = gateway_public
+
+    def publish(machine: MachineSpec, known: Mapping[str, str]) -> str:
+        return _publish(machine, known, directory, run_dir, popnet)
+
+    authorized = "\n".join([public, *_user_keys()]) + "\n"
+    (directory / "authorized_keys").write_text(authorized)
+    return Credentials(host_keys, authorized, publish(machine, known), known, publish)
+
+
+def _publish(
+    machine: MachineSpec, known: Mapping[str, str], directory: Path, run_dir: Path, popnet: Sequence[str]
+) -> str:
+    """Write what OpenSSH clients need to know; returns the text for `ssh -F`."""
     known_hosts = directory / "known_hosts"
-    known_hosts.write_text(sshconfig.known_hosts(machine.name, known))
+    known_hosts.write_text(sshconfig.known_hosts(machine.name, list(known.items())))
     places = {
         "known_hosts_file": str(known_hosts),
-        "identity_file": str(identity),
+        "identity_file": str(directory / "id_ed25519"),
         "run_dir": str(run_dir),
     }
     hosts = [
@@ -51,9 +77,7 @@ def make(machine: MachineSpec, directory: Path, run_dir: Path, popnet: Sequence[
     ttys = {kernel.name: kernel.ttys for kernel in machine.kernels}
     config += "\n" + sshconfig.gateway_config(machine.name, ttys, popnet=popnet, **places)
     (directory / "ssh_config").write_text(config)
-    authorized = "\n".join([public, *_user_keys()]) + "\n"
-    (directory / "authorized_keys").write_text(authorized)
-    return Credentials(host_keys, authorized, config)
+    return config
 
 
 def _user_keys() -> list[str]:

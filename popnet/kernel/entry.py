@@ -27,6 +27,7 @@ class Entry:
         incarnation: of the generation that runs; None for kernel 0, which is the primary itself.
         hung: its heartbeat is missing.
         hint: what to do about a boot that failed before there was an incarnation.
+        origin: it and its image as the machine file has them; None if the file does not, and `load` added it.
     """
 
     spec: KernelSpec
@@ -38,6 +39,7 @@ class Entry:
     timeline: list[dict[str, Any]] = field(default_factory=list)
     hung: bool = False
     hint: str = ""
+    origin: tuple[KernelSpec, Image] | None = None
 
     def state_text(self) -> str:
         """Its state as the events tell it: `kernel 3: online (generation 2, 8 ms)`."""

@@ -49,11 +49,15 @@ from popnet.kernel.owner import Ownership
 from popnet.kernel.secondary import GRACE_S
 from popnet.kernel.timeline import Timeline, checked_rows
 from popnet.kernel.usage import measure
-from popnet.machine import states
+from popnet.machine import names, states
 from popnet.machine.faults import Way
+from popnet.machine.file import load_image
 from popnet.machine.image import Image
 from popnet.machine.impairment import Impairment
-from popnet.machine.spec import MachineSpec
+from popnet.machine.loading import check_load, loaded_spec
+from popnet.machine.problems import suggestion
+from popnet.machine.search import find_images, image_search_path
+from popnet.machine.spec import KernelSpec, MachineSpec
 from popnet.machine.states import KernelState
 from popnet.machine.wires import read_flap, read_impairment, read_plan, read_ways
 from popnet.message.kinds import Kind
@@ -115,6 +119,7 @@ class Primary:
                 Journal(limits.LOG_LINES_MAX),
                 [Terminal(spec.name) for _ in range(spec.ttys)],
                 states.Life(spec.name),
+                origin=(spec, images[spec.image]),
             )
             for spec in machine.kernels
         }
@@ -124,8 +129,9 @@ class Primary:
         self._taking_down = False
         self._tasks: set[asyncio.Task[Any]] = set()
         self._removals: set[asyncio.Task[Any]] = set()
+        self._kids = {kernel.name: kernel.kid for kernel in machine.kernels}
         self._impairments = Impairments(
-            {kernel.name: kernel.kid for kernel in machine.kernels},
+            self._kids,
             lambda name: self._kernels[name].life.state is KernelState.ONLINE,
             lambda kid, params: self._daemon.endpoint.open(kid, "impair", params),
             lambda kind, text, **more: self._event(kind, None, text, **more),
@@ -134,8 +140,8 @@ class Primary:
         config = replace(config, impairments=self._impairments.at_boot(config.kernel.name))
         self._daemon = Daemon(config, prepared, timeline, self._send_offer, self._log_own, self._init_exited)
         self._daemon.on_violation = self._violation  # type: ignore[method-assign]
-        names = {kid: kernel.spec.name for kid, kernel in self._by_kid.items()}
-        self._registry = RegistryShell(self._daemon.endpoint, names)
+        self._names = {kid: kernel.spec.name for kid, kernel in self._by_kid.items()}
+        self._registry = RegistryShell(self._daemon.endpoint, self._names)
         self.on_event: Callable[[dict[str, Any]], None] = lambda event: None
 
     # Life of the machine
@@ -219,12 +225,123 @@ class Primary:
         await self._boot(kernel)
         return {**kernel.row(self.spec, self._own_group), "timeline": kernel.timeline}
 
-    async def kill(self, name: str) -> dict[str, Any]:
+    def load(self, name: str, image: str | None = None, append: str | None = None) -> dict[str, Any]:
+        """Give a kernel its partition. With *image* or *append* it is what these say until it is
+        unloaded, and may be new. The kernel's row. Raises IllegalState, Refused, NoSuchKernel."""
+        known = self._kernels.get(name)
+        if known is None and image is None and append is None:
+            self.spec.by_name(name)  # raises, and says what there is
+        if known is not None:
+            states.handle(known.life, states.Load(), 0.0)  # whether it may be loaded at all comes first
+        if image is None and append is None:
+            assert known is not None
+            kernel = known
+            check_load(self.spec, kernel.spec, self._holders())
+        else:
+            kernel = self._redefine(name, known, image, append)
+        self._handle(kernel, states.Load())
+        return kernel.row(self.spec, self._own_group)
+
+    def unload(self, name: str) -> dict[str, Any]:
+        """Take a kernel's partition back; it is again what the machine file says, or not there. Its row.
+        Raises IllegalState."""
+        kernel = self._kernel(name)
+        self._handle(kernel, states.Unload())
+        row = kernel.row(self.spec, self._own_group)
+        if kernel.origin is not None:
+            kernel.spec, kernel.image = kernel.origin
+            self._place(kernel)
+            return row
+        for terminal in kernel.terminals:
+            terminal.close()
+        kernel.log.close()
+        del self._kernels[name], self._kids[name]
+        del self._by_kid[kernel.spec.kid], self._names[kernel.spec.kid]
+        self.spec = replace(self.spec, kernels=tuple(k for k in self.spec.kernels if k.name != name))
+        return row
+
+    def _redefine(self, name: str, known: Entry | None, image: str | None, append: str | None) -> Entry:
+        """The kernel *name* with another image or command line; a new one if it is not *known*."""
+        try:
+            names.kernel_name(name)
+        except ValueError as error:
+            raise Refused(f"not a kernel's name: {error}") from None
+        chosen = self._image(image) if image is not None else known.image if known else self._image("full")
+        words = known.spec.append if append is None and known is not None else append or ""
+        spec = loaded_spec(self.spec, name, chosen, words, self._holders())
+        if known is None:
+            log = Journal(limits.LOG_LINES_MAX)
+            known = Entry(spec, chosen, log, [], states.Life(name))
+            self._kernels[name] = self._by_kid[spec.kid] = known
+            self._names[spec.kid], self._kids[name] = name, spec.kid
+        known.spec, known.image = spec, chosen
+        self._place(known)
+        return known
+
+    def _place(self, kernel: Entry) -> None:
+        """Have the machine's description and the kernel's terminals agree with its spec."""
+        spec = kernel.spec
+        others = (other for other in self.spec.kernels if other.kid != spec.kid)
+        kernels = tuple(sorted([*others, spec], key=lambda one: one.kid))
+        self.spec = replace(self.spec, kernels=kernels)
+        while len(kernel.terminals) < spec.ttys:
+            kernel.terminals.append(Terminal(spec.name))
+        for terminal in kernel.terminals[spec.ttys :]:
+            terminal.close()
+        del kernel.terminals[spec.ttys :]
+        self._credentials = self._credentials.having(self.spec, spec.name)
+
+    def _image(self, name: str) -> Image:
+        """The image of that name, as the machine file would find it; or the one in the directory *name*."""
+        if os.sep in name:
+            return load_image(name.rstrip(os.sep))
+        found = find_images(image_search_path(os.environ, self.spec.file))
+        if name not in found:
+            raise Refused(f"no image {name!r}{suggestion(name, found)}", "Or give the path of its directory.")
+        return load_image(found[name])
+
+    def _holders(self) -> list[KernelSpec]:
+        """Those that have a partition now."""
+        without = (KernelState.OFFLINE, KernelState.FAILED)
+        return [kernel.spec for kernel in self._kernels.values() if kernel.life.state not in without]
+
+    async def reboot(self, name: str) -> dict[str, Any]:
+        """End a kernel in good order, and boot its next generation; as `boot`. Raises IllegalState."""
+        kernel = self._secondary(name, "rebooted")
+        if kernel.life.state is not KernelState.ONLINE:
+            hint = f"`popnet -m {self.spec.name} boot {name}` boots it"
+            raise IllegalState(f"cannot reboot kernel {name}: it is {kernel.life.state.value}", hint)
+        await self._stop(kernel)
+        return await self.boot(name)
+
+    async def panic(self, name: str) -> dict[str, Any]:
+        """Have a kernel panic, and wait until it has. Its row. Raises IllegalState."""
+        kernel = self._order(name, "panic")
+        if kernel.incarnation is not None:
+            await asyncio.shield(kernel.incarnation.gone)
+        return kernel.row(self.spec, self._own_group)
+
+    def hang(self, name: str) -> dict[str, Any]:
+        """Have a kernel's daemon do nothing any more. Its row. Raises IllegalState."""
+        return self._order(name, "hang").row(self.spec, self._own_group)
+
+    def _order(self, name: str, op: str) -> Entry:
+        kernel = self._secondary(name, f"made to {op}")
+        if kernel.life.state is not KernelState.ONLINE:
+            hint = f"`popnet -m {self.spec.name} boot {name}` boots it"
+            raise IllegalState(f"cannot make kernel {name} {op}: it is {kernel.life.state.value}", hint)
+        body = json.dumps({"op": op}).encode()
+        self._daemon.endpoint.post(kernel.spec.kid, Kind.CONTROL, body, high=True)
+        return kernel
+
+    def _secondary(self, name: str, done: str) -> Entry:
         kernel = self._kernel(name)
         if kernel.spec.kid == 0:
-            raise IllegalState(
-                "the primary cannot be killed by itself", "`popnet down` takes the machine down"
-            )
+            raise IllegalState(f"the primary cannot be {done}", "`popnet down` takes the machine down")
+        return kernel
+
+    async def kill(self, name: str) -> dict[str, Any]:
+        kernel = self._secondary(name, "killed by itself")
         incarnation = kernel.incarnation
         self._handle(kernel, states.Stop("killed"))
         assert incarnation is not None
@@ -235,6 +352,8 @@ class Primary:
         if self._taking_down:
             raise IllegalState(f"cannot boot kernel {kernel.spec.name}: the machine goes down")
         if kernel.life.state is not KernelState.LOADED:
+            states.handle(kernel.life, states.Load(), 0.0)  # whether it may be loaded at all comes first
+            check_load(self.spec, kernel.spec, self._holders())
             self._handle(kernel, states.Load())
         self._handle(kernel, states.Start())
         incarnation = kernel.incarnation
@@ -415,8 +534,9 @@ class Primary:
     def _kernel_log(self, kid: int, body: bytes) -> None:
         match json.loads(body):
             case {"time_s": int() | float() as time_s, "level": str(level), "text": str(text)}:
+                kernel = self._by_kid[kid]
                 line = {"time_s": time_s, "level": level[:_LEVEL_MAX], "text": text[:_TEXT_MAX]}
-                self._by_kid[kid].log.append(line)
+                kernel.log.append({"generation": kernel.life.generation, **line})
             case unknown:
                 raise LinkViolation(f"kernel {kid} logged what is no line: {str(unknown)[:80]}")
 
@@ -505,7 +625,7 @@ class Primary:
 
     def _log_own(self, level: str, text: str) -> None:
         time_s = time.monotonic() - self._started_at_s
-        self._by_kid[0].log.append({"time_s": time_s, "level": level, "text": text})
+        self._by_kid[0].log.append({"generation": 1, "time_s": time_s, "level": level, "text": text})
 
     def _spawn(self, work: Coroutine[Any, Any, Any]) -> "asyncio.Task[Any]":
         task = asyncio.get_running_loop().create_task(work)
@@ -540,8 +660,12 @@ class Primary:
     def events(self, since: int, follow: bool) -> AsyncIterator[dict[str, Any]]:
         return self._events.read(since, follow)
 
-    def log(self, name: str, follow: bool) -> AsyncIterator[dict[str, Any]]:
-        return self._kernel(name).log.read(0, follow)
+    def log(self, name: str, follow: bool, previous: bool = False) -> AsyncIterator[dict[str, Any]]:
+        kernel = self._kernel(name)
+        if not previous:
+            return kernel.log.read(0, follow)
+        running = kernel.life.state in (KernelState.STARTING, KernelState.ONLINE, KernelState.STOPPING)
+        return _of_generation(kernel.log, kernel.life.generation - running)
 
     async def open(self, name: str, service: str, params: dict[str, Any]) -> Stream:
         kernel = self._kernel(name)
@@ -638,3 +762,9 @@ class Primary:
             return {"error": f"kernel {kernel.spec.name} answered with what are no counters"}
         counters["ttys"] = {f"tty{n}": tty.counters() for n, tty in enumerate(kernel.terminals)}
         return counters
+
+
+async def _of_generation(log: Journal, generation: int) -> AsyncIterator[dict[str, Any]]:
+    async for line in log.read():
+        if line.get("generation") == generation:
+            yield line

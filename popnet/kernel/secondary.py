@@ -25,6 +25,9 @@ from popnet.kernel.timeline import Timeline
 from popnet.message.kinds import Kind
 from popnet.transport.handover import receive_packet, send_packet
 
+HANG_AFTER_S: Final = 0.05
+"""Seconds between the order to hang and the hang, so that the log still tells of it."""
+
 GRACE_S: Final = 0.5
 """Seconds that programs have to end after SIGTERM when a kernel is shut down."""
 
@@ -115,8 +118,14 @@ class _Secondary:
 
     def _control(self, kid: int, body: bytes) -> None:
         """An order of the primary; from anybody else it is not one."""
-        if kid == 0 and json.loads(body).get("op") == "shutdown":
-            self._end.set()
+        match json.loads(body) if kid == 0 else None:
+            case {"op": "shutdown"}:
+                self._end.set()
+            case {"op": "panic"}:
+                self._init_exited("panic was asked for")
+            case {"op": "hang"}:
+                self._log("crit", "hang was asked for")
+                asyncio.get_running_loop().call_later(HANG_AFTER_S, _hang)
 
     def _notify(self, kid: int, body: bytes) -> None:
         if kid != 0:
@@ -145,3 +154,9 @@ class _Secondary:
             self._daemon.endpoint.post(0, Kind.LOG, json.dumps(line).encode())
         else:
             self._early_log.append(line)
+
+
+def _hang() -> None:
+    """Do nothing more, for ever: the process lives, its event loop does not."""
+    while True:
+        signal.pause()

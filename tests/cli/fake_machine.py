@@ -148,6 +148,30 @@ class FakeMachine(FakeLinks):
         self.row(name).update(state="offline")
         return self.row(name)
 
+    def load(self, name: str, image: str | None, append: str | None) -> dict[str, Any]:
+        row = self.rows.setdefault(
+            name, {**self.rows["k1"], "name": name, "state": "offline", "generation": 0}
+        )
+        if row["state"] != "offline":
+            raise IllegalState(f"cannot load kernel {name}: it is {row['state']}", f"popnet kill {name}")
+        row.update(state="loaded", image=image or row["image"], reason=append or "")
+        return row
+
+    def unload(self, name: str) -> dict[str, Any]:
+        self.row(name).update(state="offline", reason="")
+        return self.row(name)
+
+    async def reboot(self, name: str) -> dict[str, Any]:
+        await self.kill(name)
+        return await self.boot(name)
+
+    async def panic(self, name: str) -> dict[str, Any]:
+        self.row(name).update(state="failed", reason="panic was asked for")
+        return self.row(name)
+
+    def hang(self, name: str) -> dict[str, Any]:
+        return self.row(name)
+
     async def down(self) -> None:
         self.ended.set()
 
@@ -162,7 +186,7 @@ class FakeMachine(FakeLinks):
         if follow:
             await self.ended.wait()
 
-    async def log(self, name: str, follow: bool) -> AsyncIterator[dict[str, Any]]:
+    async def log(self, name: str, follow: bool, previous: bool = False) -> AsyncIterator[dict[str, Any]]:
         for record in LOG:
             yield record
         if follow:

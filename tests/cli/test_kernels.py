@@ -79,3 +79,15 @@ def test_timeline(machine: Machine) -> None:
     ]
     document = json.loads(run("timeline", "k1", "-o", "json").output)
     assert document == {"apiVersion": "popnet/v1", "kind": "BootStepList", "items": TIMELINE}
+
+
+def test_load_boot_reboot_panic_hang_and_unload(machine: Machine) -> None:
+    loaded = machine.run("load", "k9", "--image", "light", "--append", "mem=64M hue=a&b")
+    assert loaded.stdout == b"kernel k9: loaded: mem=64M hue=a&b (generation 0)\n"
+    assert b"kernel k9: online" in machine.run("boot", "k9").stdout
+    assert b"kernel k9: online" in machine.run("reboot", "k9").stdout
+    assert b"kernel k9: online" in machine.run("hang", "k9").stdout
+    assert b"kernel k9: failed: panic was asked for" in machine.run("panic", "k9").stdout
+    assert b"kernel k9: offline" in machine.run("unload", "k9").stdout
+    refused = machine.run("load", "k1")
+    assert (refused.returncode, b"it is online" in refused.stderr) == (1, True)

@@ -113,6 +113,29 @@ class FakeService(FakeLinks):
         self.states[name] = "offline"
         return {"name": name, "state": "offline"}
 
+    def load(self, name: str, image: str | None, append: str | None) -> dict[str, Any]:
+        if self.states.setdefault(name, "offline") != "offline":
+            raise IllegalState(f"cannot load kernel {name}: it is {self.states[name]}")
+        self.states[name] = "loaded"
+        return {"name": name, "state": "loaded", "image": image, "append": append}
+
+    def unload(self, name: str) -> dict[str, Any]:
+        self._state(name)
+        self.states[name] = "offline"
+        return {"name": name, "state": "offline"}
+
+    async def reboot(self, name: str) -> dict[str, Any]:
+        await self.kill(name)
+        return await self.boot(name)
+
+    async def panic(self, name: str) -> dict[str, Any]:
+        self._state(name)
+        self.states[name] = "failed"
+        return {"name": name, "state": "failed"}
+
+    def hang(self, name: str) -> dict[str, Any]:
+        return {"name": name, "state": self._state(name), "hung": False}
+
     async def down(self) -> None:
         self.went_down.set()
 
@@ -124,7 +147,7 @@ class FakeService(FakeLinks):
         async for event in self._follow(since, follow):
             yield event
 
-    async def log(self, name: str, follow: bool) -> AsyncIterator[dict[str, Any]]:
+    async def log(self, name: str, follow: bool, previous: bool = False) -> AsyncIterator[dict[str, Any]]:
         self._state(name)
         async for event in self._follow(0, follow):
             yield {"seq": event["seq"], "time_s": 0.0, "level": "info", "text": event["text"]}
