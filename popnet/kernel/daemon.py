@@ -228,8 +228,9 @@ class Daemon:
 
     def _start_nic(self) -> None:
         config = self.config
-        self._tap = tap.open_tap("eth0")
-        networks, mtu = (config.subnet, config.subnet6), config.kernel.mtu
+        kernel = config.kernel
+        self._tap = tap.open_tap("eth0", offload=kernel.offload)
+        networks, mtu = (config.subnet, config.subnet6), kernel.mtu
         configured = nic.configure("eth0", config.kid, *networks, mtu, IPv4Address(config.address))
         # A kernel that shares its core must not spin on it while others could run.
         poll_us = limits.POLL_US if self.modes.spin_max_us else 0
@@ -241,6 +242,8 @@ class Daemon:
             config.kid == 0,
             limits.BUDGET,
             poll_us,
+            kernel.mtu,
+            not kernel.offload,
         )
         apply_all(self.pump, self.config.impairments)
         self.modes.pump = self.pump

@@ -311,6 +311,7 @@ def _spec(
         cores=cores,
         memory_bytes=parameters.memory_bytes,
         mtu=section.mtu or machine.mtu,
+        offload=section.offload,
         ttys=parameters.ttys,
         hostname=parameters.hostname,
         init=parameters.init,

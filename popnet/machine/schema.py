@@ -304,6 +304,10 @@ class KernelSection(Section):
     )
     ttys: Ttys = Field(default=None, description="How many terminals it has; the image knows the default.")
     mtu: Mtu = Field(default=None, description="MTU of its NIC, in bytes; the machine's by default.")
+    offload: Boolean = Field(
+        default=True,
+        description="Large segments and unfinished checksums at its NIC; false: packets as on a wire.",
+    )
     hostname: Hostname = Field(default=None, description="What uname -n says in it; its name by default.")
     init: Program = Field(default=None, description="Absolute path of its init; the image's by default.")
     append: Append = Field(

@@ -27,6 +27,7 @@ class KernelSpec:
             in the kernel may spin: others could run meanwhile.
         memory_bytes: most it may use; None is no limit.
         mtu: of its NIC, in bytes.
+        offload: whether its NIC has offloads; without, every frame is as on a wire.
         ttys: how many terminals it has.
         hostname: what `uname -n` says in it.
         init: absolute path of the program it runs as init; None is popnet's own.
@@ -52,6 +53,7 @@ class KernelSpec:
     cores: float
     memory_bytes: int | None
     mtu: int
+    offload: bool
     ttys: int
     hostname: str
     init: str | None

@@ -235,6 +235,8 @@ class Pump:
         budget: frames a link, or the TAP, may move before the others get their turn.
         poll_us: the longest an idle pump polls, yielding its core, before it sleeps: spin_max_us of the
             adaptive mode that all start in.
+        mtu: of the guest's interface, shown to all peers, who send no larger packets; 0: unknown.
+        plain: the guest has no offloads: large frames are cut and checksums finished before it gets them.
     """
 
     def __new__(
@@ -245,7 +247,9 @@ class Pump:
         kid: int,
         relay: bool,
         budget: int = 64,
-        poll_us: int = 20,
+        poll_us: int = 50,
+        mtu: int = 0,
+        plain: bool = False,
     ) -> Pump: ...
     def run(self) -> None:
         """The body of the pump's thread: returns after `stop`. RuntimeError if it runs already."""
@@ -311,11 +315,15 @@ class Pump:
     def set_link_up(self, up: bool, /) -> None:
         """Carrier: while down, frames of the guest and for the guest are dropped and counted."""
 
+    def set_mtu(self, mtu: int, /) -> None:
+        """The guest's interface has a new MTU. ValueError: it is not 68 to 65535, or 0 for unknown."""
+
     def counters(self) -> dict[str, int]:
         """By name: `tx_` (from the guest) and `rx_` (to it) frames and bytes, `injected_frames`,
         `injected_to_guest`, `relayed_frames`, `flooded_frames`, every `drop_<reason>`, `ring_full`, `stalls`,
-        `wrong_guesses`, `violations`, `upcalls`, `sleeps`, `kicks_spurious`, `spin_hits`, `spin_misses`,
-        `rounds`, and `kicks` and `kicks_suppressed` of all its links."""
+        `slows`, `too_big_answers`, `cut_frames`, `wrong_guesses`, `violations`, `upcalls`, `sleeps`,
+        `kicks_spurious`, `spin_hits`, `spin_misses`, `rounds`, and `kicks` and `kicks_suppressed` of all its
+        links."""
 
     def capture_open(
         self,

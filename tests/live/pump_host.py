@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from popnet.core.addresses import ipv4, mac, mac_text
-from popnet.core.limits import VNET_HEADER_SIZE
-from popnet.transport._native import Link, Pump, Window
+from popnet.core.limits import BUDGET, POLL_US, VNET_HEADER_SIZE
+from popnet.transport._native import RING_OFFSETS, WORD_OFFSETS, Link, Pump, Window
 from popnet.transport.doorbell import create_doorbell
 from popnet.transport.handover import receive_packet, send_packet
 from popnet.transport.window import attach_window, create_window
@@ -36,6 +36,8 @@ TUNSETIFF, TUNSETOFFLOAD, TUNSETVNETHDRSZ = 0x400454CA, 0x400454D0, 0x400454D8
 IFF_TAP, IFF_NO_PI, IFF_VNET_HDR = 0x0002, 0x1000, 0x4000
 OFFLOADS = 0x01 | 0x02 | 0x04 | 0x08, 0x01 | 0x02 | 0x04 | 0x08 | 0x20 | 0x40
 """TUN_F_CSUM, TSO4, TSO6, TSO_ECN; and the same with USO4, USO6, which Linux has since 6.2."""
+
+FRAMES = 2
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -61,10 +63,12 @@ def enter_namespace() -> None:
         Path("/proc/self/gid_map").write_text(f"0 {group} 1")
 
 
-def open_tap(name: str) -> int:
+def open_tap(name: str, offload: bool = True) -> int:
     fd = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
     fcntl.ioctl(fd, TUNSETIFF, struct.pack("16sH22x", name.encode(), IFF_TAP | IFF_NO_PI | IFF_VNET_HDR))
     fcntl.ioctl(fd, TUNSETVNETHDRSZ, struct.pack("i", VNET_HEADER_SIZE))
+    if not offload:
+        return fd
     try:
         fcntl.ioctl(fd, TUNSETOFFLOAD, OFFLOADS[1])
     except OSError:
@@ -78,18 +82,25 @@ class Host:
         self.links: dict[int, Link] = {}
         self.attached: set[int] = set()
 
-    def start(self, kid: int, relay: bool, poll_us: int = 20) -> tuple[None, list[int]]:
-        """Build the namespace with a NIC `p0`, run the pump; hands out both doorbells."""
+    def start(
+        self, kid: int, relay: bool, poll_us: int = POLL_US, mtu: int = 0, offload: bool = True
+    ) -> tuple[None, list[int]]:
+        """Build the namespace with a NIC `p0`, run the pump; hands out both doorbells.
+
+        Without an MTU the interface has 1500, and the pump does not know: peers may send what they like.
+        """
         self.kid = kid
         enter_namespace()
-        self.tap = open_tap("p0")
+        self.tap = open_tap("p0", offload)
         self.message_bell, self.frame_bell, self.upcall = (create_doorbell() for _ in range(3))
-        self.pump = Pump(self.tap, self.frame_bell, self.upcall, kid, relay, poll_us=poll_us)
+        self.pump = Pump(
+            self.tap, self.frame_bell, self.upcall, kid, relay, BUDGET, poll_us, mtu, not offload
+        )
         self.thread = threading.Thread(target=self.pump.run, name="pump")
         self.thread.start()
         for command in (
             "link set lo up",
-            f"link set p0 address {mac_text(kid)} mtu 1500",
+            f"link set p0 address {mac_text(kid)} mtu {mtu or 1500}",
             f"addr add {ipv4(kid)}/24 dev p0",
             "link set p0 up",
         ):
@@ -123,6 +134,69 @@ class Host:
             while not self.pump.inject(frame):
                 time.sleep(0)
         return len(frames)
+
+    def inject_raw(self, frame: str) -> bool:
+        return self.pump.inject(bytes.fromhex(frame))
+
+    def forge(self, peer: int, records: list[str]) -> None:
+        """Be a mad peer: with the pump stopped, put *records* (hex) into our ring for *peer*, and publish."""
+        at = int(self.windows[peer].words()["produced_frames"])
+        for record in map(bytes.fromhex, records):
+            self.windows[peer].poke(RING_OFFSETS[FRAMES] + at, struct.pack("=II", len(record), 0) + record)
+            at += -(-(len(record) + 8) // 64) * 64
+        self.windows[peer].poke(WORD_OFFSETS["produced_frames"], at.to_bytes(8, "little"))
+
+    def sniff(self) -> None:
+        """Keep what comes to the guest's interface, as a program inside sees it."""
+        self.sniffer = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+        self.sniffer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 << 20)
+        self.sniffer.bind(("p0", 0))
+        self.sniffer.setblocking(False)
+
+    def sniffed(self) -> dict[str, Any]:
+        """The IPv4 TCP segments that came to us: how many, the longest, and some of them in hex."""
+        segments = []
+        with self.sniffer:
+            while True:
+                try:
+                    data, address = self.sniffer.recvfrom(1 << 17)
+                except BlockingIOError:
+                    break
+                if address[2] == socket.PACKET_HOST and data[12:14] == b"\x08\x00" and data[23] == 6:
+                    segments.append(data)
+        some = segments[:: len(segments) // 15 + 1]
+        return {"count": len(segments), "longest": max(map(len, segments)), "some": [x.hex() for x in some]}
+
+    def send_raw(self, frame: str) -> None:
+        """As a program of the guest that makes its own frames."""
+        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sock:
+            sock.bind(("p0", 0))
+            sock.send(bytes.fromhex(frame))
+
+    def snmp(self, protocol: str, name: str) -> int:
+        """A counter of the namespace's own stack, as in /proc/net/snmp."""
+        lines = Path("/proc/self/net/snmp").read_text().splitlines()
+        names, values = (line.split() for line in lines if line.startswith(protocol + ":"))
+        return int(values[names.index(name)])
+
+    def receive_udp(self, port: int, group: str = "") -> None:
+        self.receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.receiver.bind(("0.0.0.0", port))
+        self.receiver.settimeout(20)
+        if group:
+            member = socket.inet_aton(group) + socket.inet_aton(str(ipv4(self.kid)))
+            self.receiver.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, member)
+
+    def received_udp(self) -> str:
+        return digest(self.receiver.recv(1 << 17))
+
+    def send_udp(self, address: str, port: int, size: int) -> str:
+        """Send one datagram; returns what it was."""
+        data = random.Random(size).randbytes(size)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(str(ipv4(self.kid))))
+            sock.sendto(data, (address, port))
+        return digest(data)
 
     def capture_open(self, size: int, snap_length: int, text: str | None) -> int:
         code, address = compile_filter(text) if text is not None else (None, 0)

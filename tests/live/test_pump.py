@@ -8,14 +8,14 @@ import shutil
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from popnet.core.addresses import ipv4
-from popnet.core.limits import FRAME_SIZE_MAX
+from popnet.core.limits import FRAME_SIZE_MAX, POLL_US
 from popnet.transport._native import RING_OFFSETS, WORD_OFFSETS
 from popnet.transport.handover import create_handover, receive_packet, send_packet
 from tests.live.pump_host import digest, frame_of
@@ -29,7 +29,7 @@ PATIENCE_S = 60
 class Host:
     """The test's end of one pump_host: its methods are those of the process."""
 
-    def __init__(self, kid: int) -> None:
+    def __init__(self, kid: int, *options: Any) -> None:
         self.kid = kid
         self.sock, theirs = create_handover()
         self.sock.settimeout(PATIENCE_S)
@@ -37,7 +37,7 @@ class Host:
         self.process = subprocess.Popen(command, pass_fds=[theirs.fileno()], cwd=ROOT)
         theirs.close()
         self.fds: list[int] = []
-        self.bells = self.take("start", kid, kid == 0)
+        self.bells = self.take("start", kid, kid == 0, *options)
 
     def call(self, name: str, *args: Any, fds: list[int] | tuple[int, ...] = ()) -> Any:
         send_packet(self.sock, {"call": name, "args": args}, fds)
@@ -88,12 +88,19 @@ class Lab:
 
 
 @contextlib.contextmanager
-def lab_of(*kids: int, mesh: bool = True) -> Iterator[Lab]:
-    """Hosts that know each other's MAC, all linked with each other, or only with kernel 0."""
+def lab_of(
+    *kids: int, mesh: bool = True, mtu: Mapping[int, int] | None = None, plain: tuple[int, ...] = ()
+) -> Iterator[Lab]:
+    """Hosts, all linked with each other, or only with kernel 0.
+
+    Args:
+        mtu: what pumps know of their guests, by kid.
+        plain: kids whose NICs have no offloads.
+    """
     lab = Lab()
     try:
         for kid in kids:
-            lab.hosts[kid] = Host(kid)
+            lab.hosts[kid] = Host(kid, POLL_US, (mtu or {}).get(kid, 0), kid not in plain)
         for one, other in itertools.combinations(kids, 2):
             if mesh or one == 0:
                 lab.connect(one, other)

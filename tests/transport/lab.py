@@ -7,7 +7,7 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from popnet.core.addresses import mac
 from popnet.core.limits import VNET_HEADER_SIZE
@@ -43,14 +43,22 @@ def eventually(condition: Callable[[], bool]) -> None:
 class Kernel:
     """A guest, its NIC, and links. Without a thread of its own pump, the test plays it by its links."""
 
-    def __init__(self, kid: int, relay: bool = False, poll_us: int = 20, budget: int = 64) -> None:
+    def __init__(
+        self,
+        kid: int,
+        relay: bool = False,
+        poll_us: int = 20,
+        budget: int = 64,
+        mtu: int = 0,
+        plain: bool = False,
+    ) -> None:
         self.kid = kid
         self.guest, tap = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.guest.settimeout(PATIENCE_S)
         for end in (self.guest, tap):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 << 20)
         self.bell, self.upcall = create_doorbell(), create_doorbell()
-        self.pump = Pump(tap.fileno(), self.bell, self.upcall, kid, relay, budget, poll_us)
+        self.pump = Pump(tap.fileno(), self.bell, self.upcall, kid, relay, budget, poll_us, mtu, plain)
         tap.close()
         self.windows: dict[int, tuple[Window, int]] = {}
         self.links: dict[int, Link] = {}
@@ -90,8 +98,18 @@ class Kernel:
 class Lab:
     """Kernels by kid. Those in *bare* have no thread, nor attached links: the test plays them."""
 
-    def __init__(self, kids: range | tuple[int, ...], bare: tuple[int, ...] = (), poll_us: int = 20) -> None:
-        self.kernels = {kid: Kernel(kid, relay=kid == 0, poll_us=poll_us) for kid in kids}
+    def __init__(
+        self,
+        kids: range | tuple[int, ...],
+        bare: tuple[int, ...] = (),
+        poll_us: int = 20,
+        mtu: Mapping[int, int] | None = None,
+        plain: tuple[int, ...] = (),
+    ) -> None:
+        mtus = mtu or {}
+        self.kernels = {
+            kid: Kernel(kid, kid == 0, poll_us, mtu=mtus.get(kid, 0), plain=kid in plain) for kid in kids
+        }
         self.bare = bare
 
     def __getitem__(self, kid: int) -> Kernel:
@@ -117,9 +135,20 @@ class Lab:
 
 
 @contextlib.contextmanager
-def running(kids: range | tuple[int, ...], bare: tuple[int, ...] = (), poll_us: int = 20) -> Iterator[Lab]:
-    """A lab whose pumps run until the end of the block."""
-    lab = Lab(kids, bare, poll_us)
+def running(
+    kids: range | tuple[int, ...],
+    bare: tuple[int, ...] = (),
+    poll_us: int = 20,
+    mtu: Mapping[int, int] | None = None,
+    plain: tuple[int, ...] = (),
+) -> Iterator[Lab]:
+    """A lab whose pumps run until the end of the block.
+
+    Args:
+        mtu: what kernels show their peers, by kid.
+        plain: kids whose guests have no offloads.
+    """
+    lab = Lab(kids, bare, poll_us, mtu, plain)
     try:
         for kid, kernel in lab.kernels.items():
             if kid not in bare:

@@ -11,6 +11,7 @@
  *   armed_data[ring]                    owner, before sleeping for data   peer, after it published
  *   armed_room[ring]                    owner, before sleeping for room   peer, after it consumed
  *   heartbeat                           owner, at its pace                anybody
+ *   mtu                                 owner, when it changes            peer, for larger frames; 0: unknown
  *
  * produced and consumed count bytes and only grow (modulo 2^64); the ring is full when produced - consumed ==
  * its size. A record is u32 length, u32 tag, payload, padded to a cache line. Data areas are mapped twice
@@ -72,7 +73,7 @@ typedef volatile _Atomic uint32_t half_word;
 /* Slot 0 of the header page: who made it. Written once, before the window is shown to anybody. */
 enum { HEADER_MAGIC, HEADER_VERSION, HEADER_KID, HEADER_GENERATION, HEADER_PEER_KID, HEADER_RING_SIZE };
 /* The other slots: one word each. */
-enum { SLOT_PRODUCED = 1, SLOT_CONSUMED = 4, SLOT_ARMED_DATA = 7, SLOT_ARMED_ROOM = 10, SLOT_HEARTBEAT = 13 };
+enum { SLOT_PRODUCED = 1, SLOT_CONSUMED = 4, SLOT_ARMED_DATA = 7, SLOT_ARMED_ROOM = 10, SLOT_HEARTBEAT = 13, SLOT_MTU };
 
 static inline uint64_t load(const word *from) {
     return atomic_load_explicit((word *)from, memory_order_acquire);

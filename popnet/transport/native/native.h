@@ -9,6 +9,7 @@
  *   plain.c            one ring of a link as a pipe of payloads: the fewest objects a record
  *   link_wait.c        those that do
  *   look.c             a short wait at many links at once
+ *   offload.c          what NICs do in hardware: checksums, segments; and "too big"
  *   capture.c          copies of a NIC's frames, and as blocks of pcapng
  *   impair.h           the fate of frames on an impaired wire: plain C, no Python
  *   delay_queue.h      frames that wait for their time: plain C, no Python

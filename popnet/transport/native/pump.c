@@ -32,7 +32,8 @@ static bool guest_listens(Pump *pump) {
     return false;
 }
 
-static void write_to_guest(Pump *pump, const uint8_t *frame, uint32_t size) {
+static void write_frame(void *context, const uint8_t *frame, uint32_t size) {
+    Pump *pump = context;
     if (write(pump->tap, frame, size) < 0) {
         count_refused_write(pump, errno);
         return;
@@ -41,9 +42,26 @@ static void write_to_guest(Pump *pump, const uint8_t *frame, uint32_t size) {
     pump->counters.rx_bytes += size - VNET_HEADER_SIZE;
 }
 
+/* To a guest with offloads as it is, else as the wire would carry it. */
+static void write_to_guest(Pump *pump, const uint8_t *frame, uint32_t size) {
+    if (!pump->plain) {
+        write_frame(pump, frame, size);
+        return;
+    }
+    memcpy(pump->copy, frame, size);
+    pump->counters.cut_frames += vnet_load(pump->copy).gso_type != GSO_NONE;
+    if (!make_plain(pump->copy, size, pump->piece, write_frame, pump))
+        pump->counters.drop_bad_header++;
+}
+
 static void give_to_guest(Pump *pump, const uint8_t *frame, uint32_t size) {
+    struct vnet vnet = vnet_load(frame);
     if (!guest_listens(pump))
         return;
+    if (!vnet_sane(&vnet, size)) {
+        pump->counters.drop_bad_header++;
+        return;
+    }
     if (pump->captures && capture_all(pump, TO_GUEST, frame, size)) {
         pump->counters.drop_diverted++;
         return;
@@ -56,6 +74,8 @@ static void forward(Pump *pump, struct port *from, int kid, const uint8_t *frame
     struct port *port = port_of(pump, kid);
     if (!port || port == from)
         pump->counters.drop_no_link++;
+    else if (!fits(pump, port, frame, size, from))
+        return;
     else if (port_copy(port, frame, size))
         pump->counters.relayed_frames++;
     else
@@ -74,6 +94,9 @@ static void accept_frame(Pump *pump, struct port *from, const uint8_t *frame, ui
         flood(pump, frame, size, from, NULL);
 }
 
+/* What one source may cost once around; a frame costs its bytes and FRAME_COST. */
+static int64_t quantum(const Pump *pump) { return (int64_t)pump->budget * FRAME_COST; }
+
 /* Work came from a source; if that ended an idle time, the source learns. True: it was a spin that it ended. */
 static bool source_found(Pump *pump, struct waiter *waiter) {
     if (!pump->idle_since_ns && !waiter->since_ns)
@@ -88,13 +111,15 @@ static int receive_from(Pump *pump, struct port *port) {
     const uint8_t *frame;
     uint32_t size, tag;
     int done = 0, unreleased = 0;
-    while (done < pump->budget && (frame = consumer_peek(in, &size, &tag))) {
+    port->credit += quantum(pump);
+    while (port->credit > 0 && (frame = consumer_peek(in, &size, &tag))) {
         if (size < FRAME_RECORD_MIN) {
             set_fault(in->fault, FRAMES, FAULT_FRAME_LENGTH);
             break;
         }
         accept_frame(pump, port, frame, size);
         consumer_take(in, size);
+        port->credit -= (int64_t)size + FRAME_COST;
         done++;
         if (++unreleased >= PUBLISH_FRAMES || size > LARGE_FRAME) {
             consumer_release(in);
@@ -104,8 +129,11 @@ static int receive_from(Pump *pump, struct port *port) {
     consumer_release(in);
     if (done && source_found(pump, &pump->waiters[port_kid(pump, port)]))
         add(&in->counters->spin_hits, 1);
-    if (done == pump->budget && in->produced_seen != in->taken)
+    bool more = in->produced_seen != in->taken;
+    if (more && port->credit <= 0)
         add(&in->counters->budget_exhausted, 1);
+    if (!more && port->credit > 0)
+        port->credit = 0; /* an idle source saves nothing up */
     return done;
 }
 
@@ -169,7 +197,8 @@ static int send_from_guest(Pump *pump) {
     int done = 0;
     if (!send_waiting(pump, &done) || pump->tap_gone)
         return done;
-    while (done < pump->budget) {
+    int64_t credit = quantum(pump);
+    while (credit > 0) {
         struct port *reserved = pump->guess;
         uint8_t *room = reserved ? producer_reserve(reserved->out, FRAME_RECORD_MAX + 1) : NULL;
         if (!room) {
@@ -182,6 +211,7 @@ static int send_from_guest(Pump *pump) {
             break;
         }
         done++;
+        credit -= size + FRAME_COST;
         if (!send_read(pump, room, (uint32_t)size, reserved))
             break;
     }
@@ -240,12 +270,12 @@ static bool look_again(Pump *pump) {
     return port && (!producer_look(port->out) || producer_free(port->out) >= WAKE_FREE(port->out->size));
 }
 
-/* -1: for ever, else milliseconds until the port that is waited for counts as stalled. */
+/* -1: for ever, else milliseconds until the port that is waited for counts as stalled or slow. */
 static int sleep_ms(const Pump *pump) {
     if (!waits_for_room(pump))
         return -1;
-    uint64_t waited_ns = clock_ns() - pump->waiting_for->full_since_ns;
-    return waited_ns >= STALL_NS ? 0 : (int)((STALL_NS - waited_ns) / 1000000 + 1);
+    uint64_t now_ns = clock_ns(), deadline_ns = port_deadline_ns(pump, pump->waiting_for, now_ns);
+    return deadline_ns <= now_ns ? 0 : (int)((deadline_ns - now_ns) / 1000000 + 1);
 }
 
 /* While a frame is held the TAP must not wake us; one that is gone would wake us for ever. */

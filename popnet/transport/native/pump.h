@@ -18,6 +18,17 @@
  * Back-pressure. A frame whose ring is full is held, and nothing more is read from the TAP, so that the
  * guest's own queue fills and its senders wait; we arm for room. A consumer that stands still for STALL_NS
  * is stalled, and its frames are dropped until it moves again: a hung kernel must not silence the others.
+ * Nor must a slow one: while the guest sends to others too, the frames of one port may be held for HOLD_NS of
+ * every HOLD_WINDOW_NS. What finds no room after that is dropped: the others keep four fifths of the time.
+ *
+ * Fairness. Each source, a link or the TAP, may cost a quantum before the next has its turn: `budget` frames,
+ * fewer if they are large. What it took beyond that is taken off its next turn (deficit round robin). So a peer
+ * that floods gets the time that the others leave, whether its frames are small or large.
+ *
+ * Sizes. Each kernel shows its MTU in its windows. A packet that will be larger on the wire than its receiver's
+ * MTU is treated as a router would: cut if it is IPv4 and may be, else its sender is told by ICMP, in the
+ * receiver's name; anything else is dropped and counted. A guest without offloads gets what the wire would
+ * carry.
  *
  * The gate. Python's calls (attach, detach, captures, counters, ...) and the thread exclude each other by a
  * mutex, which the thread holds while it is busy and gives up once around and while it sleeps. A mutex alone
@@ -49,6 +60,11 @@
 #ifndef STALL_NS                 /* a sanitizer that slows all down needs more */
 #define STALL_NS 20000000u       /* 20 ms */
 #endif
+#define HOLD_NS (STALL_NS / 2)       /* so long of every */
+#define HOLD_WINDOW_NS (5ull * HOLD_NS) /* may frames for others wait behind those that one port holds */
+#define MIXED_NS (5ull * STALL_NS)     /* for so long after frames went to two ports, there are others */
+#define FRAME_COST 8192          /* bytes that cost as much as one frame does: 2 us; 64 KiB take 14 us */
+#define PACKET_MTU_MIN 68u       /* RFC 791: what no smaller MTU can be; less in a window is none */
 #define ASK_AGAIN_NS 1000000000u /* a direct link that was not given is asked for again after 1 s */
 
 static const uint8_t MAC_PREFIX[5] = {0x02, 'p', 'o', 'p', 'n'};
@@ -74,6 +90,10 @@ static const uint8_t MAC_PREFIX[5] = {0x02, 'p', 'o', 'p', 'n'};
     X(drop_diverted)      /* a capture took it away */                                                    \
     X(drop_nic_down)      /* the guest took its interface down */                                         \
     X(drop_nic_gone)      /* the guest deleted its interface */                                           \
+    X(drop_bad_header)    /* its vnet header lies */                                                      \
+    X(drop_too_big)       /* for the receiver's MTU, and not to be cut */                                 \
+    X(drop_piece)         /* a piece of a frame that had to be cut found no room */                       \
+    X(drop_slow)          /* the consumer is slow, and frames for others would have waited */             \
     X(drop_refused)       /* the kernel did not like the vnet header */                                   \
     X(drop_no_memory)     /* the kernel would not take it now */                                          \
     X(drop_impair_loss)   /* an impairment lost it */                                                     \
@@ -84,6 +104,9 @@ static const uint8_t MAC_PREFIX[5] = {0x02, 'p', 'o', 'p', 'n'};
     X(impaired_copies)    /* that an impairment made */                                                   \
     X(ring_full)          /* times the TAP was left waiting for room */                                   \
     X(stalls)             /* times a consumer stood still */                                              \
+    X(slows)              /* times one was too slow for the others */                                     \
+    X(too_big_answers)    /* times a sender was told the receiver's MTU by ICMP */                        \
+    X(cut_frames)         /* into segments or fragments, for who has no offloads or a smaller MTU */      \
     X(wrong_guesses)      /* frames that cost a copy */                                                   \
     X(violations)         /* links retired for nonsense */                                                \
     X(upcalls)            /* times Python was called */                                                   \
@@ -108,8 +131,12 @@ struct port {
     struct consumer *in;
     bool retired;       /* closed, or its peer violated: not touched any more */
     int unpublished;    /* frames staged since the last publication */
+    const word *mtu;    /* the peer's */
+    int64_t credit;     /* of a source with frames left; a debt if negative */
     bool full, stalled; /* no room at the last try; and no progress for STALL_NS */
+    bool slow;          /* held others up for HOLD_NS of this window; what finds no room in the rest is dropped */
     uint64_t full_since_ns, consumed_then;
+    uint64_t window_since_ns, held_since_ns, held_ns; /* held_ns: of the window, but for the hold that is on */
 };
 
 struct gate {
@@ -179,6 +206,7 @@ typedef struct {
     int tap, bell, upcall, control, epoll; /* control: our own eventfd, by which Python wakes the thread */
     int kid;
     bool relay;
+    bool plain; /* the guest has no offloads: cut and sum what goes to it */
     int budget;
     struct gate gate;
     atomic_bool stopping;
@@ -195,8 +223,11 @@ typedef struct {
     int active_count;
     struct port *guess;       /* where the last unicast frame went */
     struct port *waiting_for; /* whose room the held frame needs */
+    uint64_t mixed_ns;        /* when the destination last changed */
+    uint32_t mtu;             /* of the guest's interface; 0: unknown */
     uint32_t held_size;       /* 0: no frame is held */
     uint8_t held[FRAME_RECORD_MAX + 1];
+    uint8_t copy[FRAME_RECORD_MAX + 1], piece[FRAME_RECORD_MAX + 1]; /* for offload.c */
     struct injected *injected[INJECTED_MAX]; /* a queue: `injected_count` from `injected_first` on */
     int injected_first, injected_count;
     uint64_t wanted[KIDS / 64], violated[KIDS / 64]; /* bit sets of kids */

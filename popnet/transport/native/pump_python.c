@@ -24,14 +24,20 @@ static bool pump_open(Pump *self, int tap, int bell, int upcall_fd) {
            watch(self->epoll, self->control, SOURCE_CONTROL);
 }
 
+static bool mtu_in_range(long mtu) {
+    return mtu == 0 || (mtu >= (long)PACKET_MTU_MIN && mtu <= UINT16_MAX);
+}
+
 static PyObject *pump_new(PyTypeObject *type, PyObject *args, PyObject *keywords) {
-    static char *names[] = {"tap_fd", "bell_fd", "upcall_fd", "kid", "relay", "budget", "poll_us", NULL};
-    int tap, bell, upcall_fd, kid, relay, budget = 64, poll_us = 20;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "iiiip|ii", names, &tap, &bell, &upcall_fd, &kid, &relay,
-                                     &budget, &poll_us))
+    static char *names[] = {"tap_fd", "bell_fd", "upcall_fd", "kid", "relay", "budget",
+                            "poll_us", "mtu", "plain", NULL};
+    int tap, bell, upcall_fd, kid, relay, budget = 64, poll_us = 50, mtu = 0, plain = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "iiiip|iiip", names, &tap, &bell, &upcall_fd, &kid, &relay,
+                                     &budget, &poll_us, &mtu, &plain))
         return NULL;
-    if (kid < 0 || kid >= KIDS || budget < 1 || poll_us < 0) {
-        PyErr_SetString(PyExc_ValueError, "kid is 0 to 255, budget at least 1, poll_us not negative");
+    if (kid < 0 || kid >= KIDS || budget < 1 || poll_us < 0 || !mtu_in_range(mtu)) {
+        PyErr_SetString(PyExc_ValueError,
+                        "kid is 0 to 255, budget at least 1, poll_us not negative, mtu 0 or 68 to 65535");
         return NULL;
     }
     Pump *self = (Pump *)PyType_GenericAlloc(type, 0);
@@ -41,6 +47,8 @@ static PyObject *pump_new(PyTypeObject *type, PyObject *args, PyObject *keywords
     self->kid = kid;
     self->relay = relay;
     self->budget = budget;
+    self->mtu = (uint32_t)mtu;
+    self->plain = plain;
     waiter_set(&self->tap_waiter, WAIT_ADAPTIVE, (uint64_t)poll_us * 1000);
     for (int i = 0; i < KIDS; i++)
         waiter_set(&self->waiters[i], WAIT_ADAPTIVE, (uint64_t)poll_us * 1000);
@@ -133,6 +141,8 @@ static Link *port_exchange(Pump *pump, int kid, Link *link) {
     if (link) {
         port->out = &link->out[FRAMES];
         port->in = &link->in[FRAMES];
+        port->mtu = slot(link->peer->header, SLOT_MTU);
+        store(slot(link->own->header, SLOT_MTU), pump->mtu);
     }
     pump->waiters[kid].since_ns = 0;
     pump->idle_since_ns = 0;
@@ -291,6 +301,25 @@ static PyObject *pump_set_mode(PyObject *object, PyObject *args, PyObject *keywo
         return NULL;
     VISIT(self, set_modes(self, (int)kid, mode, spin_max_ns));
     kick(self->control);
+    Py_RETURN_NONE;
+}
+
+/* Inside the gate: what packets to our guest may be, shown to all peers. */
+static void show_mtu(Pump *pump, uint32_t mtu) {
+    pump->mtu = mtu;
+    for (int kid = 0; kid < KIDS; kid++)
+        if (pump->ports[kid].link)
+            store(slot(pump->ports[kid].link->own->header, SLOT_MTU), mtu);
+}
+
+static PyObject *pump_set_mtu(PyObject *object, PyObject *number) {
+    Pump *self = (Pump *)object;
+    long mtu = PyLong_AsLong(number);
+    if (mtu == -1 && PyErr_Occurred())
+        return NULL;
+    if (!mtu_in_range(mtu))
+        return PyErr_Format(PyExc_ValueError, "an MTU is 68 to 65535, or 0 for unknown; not %ld", mtu);
+    VISIT(self, show_mtu(self, (uint32_t)mtu));
     Py_RETURN_NONE;
 }
 
@@ -573,6 +602,7 @@ static PyMethodDef pump_methods[] = {
     {"violations", pump_violations, METH_NOARGS, NULL},
     {"inject", (PyCFunction)(void (*)(void))pump_inject, METH_VARARGS | METH_KEYWORDS, NULL},
     {"set_link_up", pump_set_link_up, METH_O, NULL},
+    {"set_mtu", pump_set_mtu, METH_O, NULL},
     {"set_mode", (PyCFunction)(void (*)(void))pump_set_mode, METH_VARARGS | METH_KEYWORDS, NULL},
     {"counters", pump_get_counters, METH_NOARGS, NULL},
     {"capture_open", pump_capture_open, METH_VARARGS, NULL},

@@ -70,6 +70,8 @@ static void publish_all(Pump *pump) {
 
 static void port_stage(struct port *port, uint32_t size) {
     producer_stage(port->out, size, 0);
+    if (port->full)
+        port->held_ns += clock_ns() - port->held_since_ns;
     port->full = port->stalled = false;
     if (++port->unpublished >= PUBLISH_FRAMES || size > LARGE_FRAME)
         port_publish(port);
@@ -85,22 +87,64 @@ static bool port_copy(struct port *port, const uint8_t *frame, uint32_t size) {
     return true;
 }
 
-/* The port's ring is full: may its frames wait, or has its consumer stood still for too long? */
-static bool port_may_wait(Pump *pump, struct port *port) {
-    uint64_t now_ns = clock_ns();
-    if (!port->full || port->out->consumed_seen != port->consumed_then) {
-        pump->counters.ring_full += !port->full;
-        port->full = true;
+/* Does the guest send to several ports? Then what is held for one holds up the others. */
+static bool others_wait(const Pump *pump, uint64_t now_ns) {
+    return pump->mixed_ns && now_ns - pump->mixed_ns < MIXED_NS;
+}
+
+/* When the others will have waited for the port for long enough. */
+static uint64_t port_slow_ns(const struct port *port) {
+    return port->held_ns < HOLD_NS ? port->held_since_ns + HOLD_NS - port->held_ns : port->held_since_ns;
+}
+
+/* The port's ring is full, it moves perhaps: have they? */
+static bool port_is_slow(Pump *pump, struct port *port, uint64_t now_ns) {
+    if (now_ns - port->window_since_ns >= HOLD_WINDOW_NS) {
+        port->window_since_ns = port->held_since_ns = now_ns;
+        port->held_ns = 0;
+        port->slow = false;
+    }
+    if (!others_wait(pump, now_ns) || now_ns < port_slow_ns(port))
+        return false;
+    pump->counters.slows += !port->slow;
+    return port->slow = true;
+}
+
+/* ... has its consumer stood still for too long? */
+static bool port_is_stalled(Pump *pump, struct port *port, uint64_t now_ns) {
+    if (port->out->consumed_seen != port->consumed_then) {
         port->stalled = false;
         port->full_since_ns = now_ns;
         port->consumed_then = port->out->consumed_seen;
-        return true;
     }
-    if (!port->stalled && now_ns - port->full_since_ns < STALL_NS)
+    if (port->stalled || now_ns - port->full_since_ns < STALL_NS)
+        return port->stalled;
+    pump->counters.stalls++;
+    return port->stalled = true;
+}
+
+/* May a frame that found the port's ring full wait? If not, its drop is counted. */
+static bool port_may_wait(Pump *pump, struct port *port) {
+    uint64_t now_ns = clock_ns();
+    if (!port->full) {
+        pump->counters.ring_full++;
+        port->full = true;
+        port->held_since_ns = port->full_since_ns = now_ns;
+        port->consumed_then = port->out->consumed_seen;
+    }
+    if (port_is_stalled(pump, port, now_ns))
+        pump->counters.drop_stalled++;
+    else if (port_is_slow(pump, port, now_ns))
+        pump->counters.drop_slow++;
+    else
         return true;
-    pump->counters.stalls += !port->stalled;
-    port->stalled = true;
     return false;
+}
+
+/* When the wait for the port's room is over, whatever comes. */
+static uint64_t port_deadline_ns(const Pump *pump, const struct port *port, uint64_t now_ns) {
+    uint64_t stalled_ns = port->full_since_ns + STALL_NS, slow_ns = port_slow_ns(port);
+    return others_wait(pump, now_ns) && slow_ns < stalled_ns ? slow_ns : stalled_ns;
 }
 
 /* ---- routing */
@@ -125,19 +169,101 @@ static void ask_for_link(Pump *pump, int kid) {
     upcall(pump);
 }
 
+/* ---- frames that are larger than their receiver takes */
+
+static void give_to_guest(Pump *pump, const uint8_t *frame, uint32_t size);
+
+static uint32_t port_mtu(const struct port *port) {
+    uint64_t mtu = atomic_load_explicit((word *)port->mtu, memory_order_relaxed);
+    return mtu >= PACKET_MTU_MIN && mtu <= UINT16_MAX ? (uint32_t)mtu : UINT32_MAX;
+}
+
+struct cutting {
+    Pump *pump;
+    struct port *port;
+};
+
+static void send_piece(void *context, const uint8_t *record, uint32_t size) {
+    struct cutting *cutting = context;
+    if (!port_copy(cutting->port, record, size))
+        cutting->pump->counters.drop_piece++;
+}
+
+/* Tell the sender of pump->copy, who is our guest or behind the port `from`. */
+static void tell_too_big(Pump *pump, const struct packet *p, uint32_t mtu, struct port *from) {
+    uint8_t answer[ANSWER_MAX];
+    uint32_t size = destination(pump->copy) < 0 ? 0 : answer_too_big(pump->copy, p, mtu, answer);
+    pump->counters.drop_too_big++;
+    if (size == 0)
+        return;
+    pump->counters.too_big_answers++;
+    if (!from)
+        give_to_guest(pump, answer, size);
+    else if (!port_copy(from, answer, size))
+        pump->counters.drop_relay_full++;
+}
+
+/* A packet of pump->copy that does not fit `mtu`, whoever sent it. */
+static void cut_or_tell(Pump *pump, struct port *port, const struct packet *p, uint32_t size, uint32_t mtu,
+                        struct port *from) {
+    bool super = vnet_load(pump->copy).gso_type != GSO_NONE;
+    const uint8_t *ip = pump->copy + VNET_HEADER_SIZE + p->network;
+    if (p->version == 6 && mtu < IPV6_MTU_MIN) /* nobody there has IPv6, and none could be told so */
+        pump->counters.drop_too_big++;
+    else if (p->version == 6 || super || get16(ip + 6) & IPV4_DONT_FRAGMENT)
+        tell_too_big(pump, p, mtu, from);
+    else {
+        pump->counters.cut_frames++;
+        finish_checksum(pump->copy, size);
+        cut_fragments(pump->copy, p, mtu, pump->piece, send_piece, &(struct cutting){pump, port});
+    }
+}
+
+/* The frame is longer than the port's MTU. Are its packets, on the wire? Then they are dealt with here. */
+static bool fits_on_the_wire(Pump *pump, struct port *port, const uint8_t *frame, uint32_t size,
+                             struct port *from) {
+    struct packet p;
+    uint32_t mtu = port_mtu(port);
+    if (from) /* it may be written while we read it */
+        memcpy(pump->copy, frame, size);
+    const uint8_t *record = from ? pump->copy : frame;
+    struct vnet vnet = vnet_load(record);
+    if (!vnet_sane(&vnet, size)) {
+        pump->counters.drop_bad_header++;
+        return false;
+    }
+    bool known = packet_parse(&p, record + VNET_HEADER_SIZE, size - VNET_HEADER_SIZE);
+    if ((known ? packet_size(&p, &vnet) : size - VNET_HEADER_SIZE - p.network) <= mtu)
+        return true;
+    if (!from)
+        memcpy(pump->copy, frame, size);
+    if (known)
+        cut_or_tell(pump, port, &p, size, mtu, from);
+    else
+        pump->counters.drop_too_big++;
+    return false;
+}
+
+/* False: it does not fit, and is dealt with. */
+static bool fits(Pump *pump, struct port *port, const uint8_t *frame, uint32_t size, struct port *from) {
+    return size - FRAME_RECORD_MIN <= port_mtu(port) || fits_on_the_wire(pump, port, frame, size, from);
+}
+
+/* ---- one frame */
+
 /* The relay's: to every link but `from`. In `reserved`'s ring the frame lies already. How many it went to. */
 static int flood(Pump *pump, const uint8_t *frame, uint32_t size, struct port *from, struct port *reserved) {
     int copies = 0;
     for (int i = 0; i < pump->active_count; i++) {
         struct port *port = pump->active[i];
-        if (port == from || port == reserved)
+        if (port == from || port == reserved || !fits(pump, port, frame, size, from))
             continue;
         if (port_copy(port, frame, size))
             copies++;
         else
             pump->counters.drop_relay_full++;
     }
-    if (reserved) { /* last: from here on the ring's bytes may be the peer's */
+    if (reserved && fits(pump, reserved, frame, size, from)) { /* last: then its bytes may be the peer's */
         port_stage(reserved, size);
         copies++;
     }
@@ -155,6 +281,8 @@ static bool send_to_port(Pump *pump, struct port *port, const uint8_t *frame, ui
     bool sent = port_copy(port, frame, size);
     if (sent) {
         pump->counters.wrong_guesses += reserved != NULL;
+        if (pump->guess && pump->guess != port)
+            pump->mixed_ns = clock_ns();
         pump->guess = port;
     } else if (port_broken(port)) {
         port_retire(pump, port);
@@ -162,8 +290,7 @@ static bool send_to_port(Pump *pump, struct port *port, const uint8_t *frame, ui
     } else if (port_may_wait(pump, port)) {
         pump->waiting_for = port;
         return false;
-    } else
-        pump->counters.drop_stalled++;
+    }
     return true;
 }
 
@@ -181,6 +308,8 @@ static bool route(Pump *pump, const uint8_t *frame, uint32_t size, struct port *
         return true;
     }
     struct port *port = kid < 0 ? NULL : port_of(pump, kid);
+    if (port && !fits(pump, port, frame, size, NULL))
+        return true;
     if (kid >= 0 && !port)
         ask_for_link(pump, kid);
     if (!port && !pump->relay)

@@ -150,6 +150,7 @@ static const struct word_name WORD_NAMES[] = {
     {"armed_room_normal", SLOT_ARMED_ROOM + NORMAL},
     {"armed_room_frames", SLOT_ARMED_ROOM + FRAMES},
     {"heartbeat", SLOT_HEARTBEAT},
+    {"mtu", SLOT_MTU},
 };
 #define WORD_COUNT (sizeof WORD_NAMES / sizeof *WORD_NAMES)
 
