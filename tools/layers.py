@@ -44,6 +44,7 @@ CLIENT: Final = tuple(
         "pcapng_reader",
         "rundir",
         "running",
+        "spoolreader",
         "stream",
         "wire",
     )

@@ -22,6 +22,7 @@ from popnet.control import wire
 from popnet.control.capturemerge import Merger
 from popnet.control.capturetargets import Target, link, parse_targets
 from popnet.control.client import Client
+from popnet.control.spoolreader import CHANNEL, SpoolReader
 from popnet.control.stream import ClientStream, connect, follow
 from popnet.core.errors import IllegalState, NoSuchMachine, PeerDied, PopnetError, StreamClosed
 from popnet.core.limits import FRAME_SIZE_MAX
@@ -148,6 +149,7 @@ class CaptureFeeds:
             "filter": self._filter,
             "snap_length": self._snap_length,
             "interface": len(self.merger.feeds),
+            "spool": True,
         }
         if target.peer is not None:
             params["peer"] = self._rows[target.peer]["kid"]
@@ -169,10 +171,17 @@ class CaptureFeeds:
     async def _feed(self, place: int, target: Target, stream: ClientStream) -> None:
         """Pass on what a kernel sends, until its end."""
         dropped = None
+        spool = SpoolReader()
         try:
             while (received := await stream.receive()) is not None:
                 channel, data = received
-                if channel != wire.DATA:
+                if channel == CHANNEL:
+                    data, answer = spool.take(data)
+                    with contextlib.suppress(
+                        StreamClosed
+                    ):  # stopped meanwhile; what is under way still comes
+                        await stream.send(answer, CHANNEL)
+                elif channel != wire.DATA:
                     continue
                 self.merger.feed(place, data)
                 self._news.set()
@@ -188,6 +197,7 @@ class CaptureFeeds:
             self.merger.end(place, dropped)
             del self._streams[place]
             self._news.set()
+            spool.close()
             await stream.close()
 
     async def _ask(self) -> None:

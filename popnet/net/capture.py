@@ -2,8 +2,9 @@
 
 Theory of operation. The pump's thread copies frames into a bounded buffer and writes an eventfd; the
 capture's task, on the event loop, empties the buffer in batches, already made into blocks of pcapng by native
-code, and sends them down the stream, waiting there for a slow client. So a slow client fills the buffer, then
-frames are dropped *from the capture* and counted, and the NIC never waits.
+code, and sends them down the stream, waiting there for a slow client; or, if the client can, into memory that
+both share (see `spool`), and waits there. So a slow client fills the buffer, then frames are dropped *from
+the capture* and counted, and the NIC never waits.
 
 Statistics follow the frames: whenever some were dropped since the last, and whenever the client asks, by any
 data. Those that answer carry the time of the question: every frame from before it has been sent. Who merges
@@ -22,7 +23,7 @@ import asyncio
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -33,6 +34,7 @@ from popnet.message.stream import Stream
 from popnet.net import pcapng
 from popnet.net.filter import compile_filter
 from popnet.net.pump import PumpLike
+from popnet.net.spool import CHANNEL, PIECE_MAX, Spool
 
 FRAME_SIZE_MIN: Final = 14
 """Bytes of an Ethernet header."""
@@ -63,6 +65,7 @@ class CaptureRequest:
         peer: only frames between this kernel and the one of this kid, its broadcasts included; None: all.
         interface: place of the interface in the file that the client writes, from 0.
         divert: which of the frames to divert, one of DIRECTIONS.
+        spool: the client can read from memory that it shares with us.
     """
 
     filter: str
@@ -70,11 +73,12 @@ class CaptureRequest:
     peer: int | None = None
     interface: int = 0
     divert: str = ""
+    spool: bool = False
 
     @classmethod
     def parse(cls, params: dict[str, Any]) -> "CaptureRequest":
-        """Read `{"filter": str, "snap_length": int, "peer": int, "interface": int, "divert": str}`, all
-        optional; a length of 0 keeps whole frames. Raises Refused."""
+        """Read `{"filter": str, "snap_length": int, "peer": int, "interface": int, "divert": str,
+        "spool": bool}`, all optional; a length of 0 keeps whole frames. Raises Refused."""
         text = params.get("filter", "")
         if not isinstance(text, str):
             raise Refused(f"capture: filter is a string, got {text!r}")
@@ -84,7 +88,8 @@ class CaptureRequest:
         divert = params.get("divert", "")
         if divert not in tuple(DIRECTIONS):
             raise Refused(f"capture: divert is in, out or both, got {divert!r}")
-        return cls(text.strip(), length or FRAME_SIZE_MAX, peer, interface, divert)
+        spool = params.get("spool") is True
+        return cls(text.strip(), length or FRAME_SIZE_MAX, peer, interface, divert, spool)
 
     def program_text(self, kid: int) -> str:
         """What libpcap is to compile, at kernel *kid*; empty: nothing, every frame is wanted."""
@@ -141,9 +146,9 @@ class _Capture:
             self.asked_ns = time.time_ns()
         self.ready.set()
 
-    def read(self) -> tuple[bytes, int]:
+    def read(self, size: int) -> tuple[bytes, int]:
         """Blocks of frames, and the time in ns of the last of them; b"" if none waits."""
-        blocks, frames, last_ns = self._pump.capture_blocks(self._id, self._interface, STREAM_RECORD_MAX)
+        blocks, frames, last_ns = self._pump.capture_blocks(self._id, self._interface, size)
         self.captured += frames
         return blocks, last_ns
 
@@ -199,11 +204,13 @@ async def serve_capture(stream: Stream, pump: PumpLike, interface_name: str, kid
     head = pcapng.section_header() + pcapng.interface(
         interface_name, request.snap_length, request.filter, mac(kid)
     )
-    with _opened(pump, request, program, address) as capture:
+    with ExitStack() as stack:
+        spool = stack.enter_context(closing(Spool())) if request.spool else None
+        capture = stack.enter_context(_opened(pump, request, program, address))
         try:
             async with asyncio.timeout(None) as limit, asyncio.TaskGroup() as group:
-                group.create_task(_listen(stream, capture, limit))
-                group.create_task(_send(stream, capture, head))
+                group.create_task(_listen(stream, capture, spool, limit))
+                group.create_task(_send(stream, capture, spool, head))
         except* (StreamClosed, PeerDied, TimeoutError):
             stream.abort()  # nobody is left who reads
 
@@ -238,21 +245,33 @@ def _opened(
         os.close(bell)
 
 
-async def _listen(stream: Stream, capture: _Capture, limit: asyncio.Timeout) -> None:
-    while await stream.receive() is not None:
-        capture.ask()
+async def _listen(stream: Stream, capture: _Capture, spool: Spool | None, limit: asyncio.Timeout) -> None:
+    while (received := await stream.receive()) is not None:
+        channel, data = received
+        if spool is not None and channel == CHANNEL:
+            spool.take(data)
+        else:
+            capture.ask()
     limit.reschedule(asyncio.get_running_loop().time() + DRAIN_S)
     capture.stop()
+    if spool is not None:
+        spool.stop()
 
 
-async def _send(stream: Stream, capture: _Capture, head: bytes) -> None:
+async def _send(stream: Stream, capture: _Capture, spool: Spool | None, head: bytes) -> None:
     await stream.send(head)
+    if spool is not None:
+        await stream.send(spool.where(), CHANNEL)
+        await spool.answered.wait()
+    shared = spool if spool is not None and spool.shared else None
+    size = PIECE_MAX if shared is not None else STREAM_RECORD_MAX
     while True:
         await capture.ready.wait()
         capture.ready.clear()  # before looking: frames that come while we look set it again
-        while (read := capture.read())[0]:
+        while (read := capture.read(size))[0]:
             blocks, last_ns = read
-            await stream.send(blocks)
+            place = await shared.put(blocks) if shared is not None else None
+            await (stream.send(blocks) if place is None else stream.send(place, CHANNEL))
             if capture.stopped_ns is not None and last_ns >= capture.stopped_ns:
                 break
             await stream.send(capture.statistics(last_ns))

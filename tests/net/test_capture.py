@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from popnet.control.spoolreader import CHANNEL, SpoolReader
 from popnet.core import addresses
 from popnet.core.errors import Refused, StreamClosed
 from popnet.core.limits import FRAME_SIZE_MAX
@@ -17,6 +18,7 @@ from popnet.net import capture
 from popnet.net.capture import CaptureRequest, serve_capture, serve_inject
 from popnet.net.pump import FakePump
 from tests.net import frames
+from tests.net.blocks import frames_of
 
 ARP = frames.arp(1)
 PING = frames.ipv4(1, frames.echo())
@@ -221,6 +223,59 @@ async def test_an_answer_does_not_wait_for_the_end_of_a_flood() -> None:
     assert block is not None and block[0] == STATISTICS
     await client.stream.close()
     await client.rest()
+    await task
+
+
+async def pieces(client: Client, reader: SpoolReader, count: int) -> list[bytes]:
+    """*count* pieces from the ring; everything else would be a failure."""
+    found = []
+    while len(found) < count:
+        item = await client.stream.receive()
+        assert item is not None and item[0] == CHANNEL
+        blocks, answer = reader.take(item[1])
+        await client.stream.send(answer, CHANNEL)
+        if blocks:
+            found.append(blocks)
+    return found
+
+
+async def test_frames_ride_the_ring_if_the_client_can_read_it() -> None:
+    pump = FakePump()
+    client, task = await opened(pump, spool=True)
+    reader = SpoolReader()
+    pump.frame(7, 0, ARP)
+    assert [frames_of(blocks) for blocks in await pieces(client, reader, 1)] == [[(7, 0, 42, ARP)]]
+    pump.frame(8, 1, PING)
+    await client.stream.close()
+    assert [kind for kind, _ in await client.rest()] == [PACKET, STATISTICS], (
+        "after a stop, all rides the stream"
+    )
+    assert client.stream.result == {"captured": 2, "dropped": 0}
+    await task
+    reader.close()
+
+
+async def test_frames_ride_the_stream_if_the_client_cannot() -> None:
+    pump = FakePump()
+    client, task = await opened(pump, spool=True)
+    pump.frame(7, 0, ARP)
+    item = await client.stream.receive()
+    assert item is not None and item[0] == CHANNEL
+    await client.stream.send(b"n", CHANNEL)
+    block = await client.block()
+    assert block is not None and block[0] == PACKET
+    await client.stream.close()
+    await client.rest()
+    await task
+
+
+async def test_a_client_that_never_answers_can_still_stop() -> None:
+    pump = FakePump()
+    client, task = await opened(pump, spool=True)
+    pump.frame(7, 0, ARP)
+    assert await client.stream.receive() is not None
+    await client.stream.close()
+    assert [kind for kind, _ in await client.rest()] == [PACKET, STATISTICS]
     await task
 
 
