@@ -132,14 +132,16 @@ class Bed:
     """What one wire has made; a context, whose end ends all of it.
 
     Attributes:
-        directory: for sockets and files, gone at the end.
+        directory: for sockets and files, gone at the end: on the tmpfs of `enter`, which goes with pid 1.
     """
 
     directory: Path = field(init=False)
     _stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     def __enter__(self) -> "Bed":
-        self.directory = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="popnet-bed-")))
+        self.directory = Path(
+            self._stack.enter_context(tempfile.TemporaryDirectory(prefix="bed-", dir="/run"))
+        )
         return self
 
     def __exit__(self, *exc_info: object) -> None:

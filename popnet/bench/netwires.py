@@ -120,8 +120,10 @@ def machine(bed: Bed, names: Sequence[str], settings: str, each: str = "") -> li
     file.write_text("\n".join(lines) + "\n")
     command = [sys.executable, "-m", "popnet.cli.main"]
     env = {"POPNET_RUN_DIR": str(bed.directory), "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = {**os.environ, **env}
+    down = [*command, "down", "-q"]  # also of a boot that was interrupted; there may be nothing to take down
+    bed.at_end(lambda: subprocess.run(down, env=environment, check=False, capture_output=True, timeout=60))
     bed.run([*command, "up", str(file), "-q"], env=env, timeout_s=60)
-    bed.at_end(lambda: bed.run([*command, "down", "-q"], env=env, timeout_s=60))
     rows = json.loads(bed.run([*command, "ps", "-o", "json"], env=env))["items"]
     return [row for row in rows if row["name"] in names]
 

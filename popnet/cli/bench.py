@@ -23,15 +23,10 @@ SHORT_BUDGET_S: Final = 0.06
 """What `bench` alone measures of messages."""
 
 
-@click.group(
-    "bench",
-    invoke_without_command=True,
-    params=[output_option(), *common_options()],
-    short_help="Measure popnet.",
-)
+@click.group("bench", invoke_without_command=True, params=[output_option(), *common_options()])
 @click.pass_context
 def bench_verb(context: click.Context) -> None:
-    """Measure popnet beside its rivals on this host.
+    """Measure messages and networks, popnet beside its rivals.
 
     Without a subcommand: short figures of messages and networks, of one round each.
     """
