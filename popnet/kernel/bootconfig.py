@@ -83,6 +83,7 @@ class BootConfig:
                 "kernel": KernelSpec(**kernel),
                 "subnet": IPv4Network(data["subnet"]),
                 "subnet6": IPv6Network(data["subnet6"]),
+                "impairments": tuple(data["impairments"]),
                 "root": RootPlan(
                     **{
                         **data["root"],

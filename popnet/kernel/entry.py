@@ -9,7 +9,7 @@ from popnet.core import addresses
 from popnet.kernel.cgroup import Group
 from popnet.kernel.events import Journal
 from popnet.kernel.incarnation import Incarnation
-from popnet.machine import states
+from popnet.machine import restart, states
 from popnet.machine.image import Image
 from popnet.machine.spec import KernelSpec, MachineSpec
 from popnet.machine.states import KernelState
@@ -27,6 +27,7 @@ class Entry:
         incarnation: of the generation that runs; None for kernel 0, which is the primary itself.
         hung: its heartbeat is missing.
         hint: what to do about a boot that failed before there was an incarnation.
+        restarts: how often it failed in a row.
         origin: it and its image as the machine file has them; None if the file does not, and `load` added it.
     """
 
@@ -39,6 +40,7 @@ class Entry:
     timeline: list[dict[str, Any]] = field(default_factory=list)
     hung: bool = False
     hint: str = ""
+    restarts: restart.Record = field(default_factory=restart.Record)
     origin: tuple[KernelSpec, Image] | None = None
 
     def state_text(self) -> str:

@@ -49,7 +49,7 @@ from popnet.kernel.owner import Ownership
 from popnet.kernel.secondary import GRACE_S
 from popnet.kernel.timeline import Timeline, checked_rows
 from popnet.kernel.usage import measure
-from popnet.machine import names, states
+from popnet.machine import names, restart, states
 from popnet.machine.faults import Way
 from popnet.machine.file import load_image
 from popnet.machine.image import Image
@@ -573,6 +573,9 @@ class Primary:
             self._event(
                 "kernel.hung", kernel, f"kernel {kernel.spec.kid}: hung (no heartbeat for {silent_s:g} s)"
             )
+            if kernel.spec.restart != "never":
+                incarnation.failed(f"hung (no heartbeat for {silent_s:g} s)", "")
+                incarnation.kill()
 
     def _init_exited(self, reason: str) -> None:
         """Kernel 0's init ended: the machine cannot go on without it."""
@@ -594,6 +597,7 @@ class Primary:
         if life.state is not before.state:
             self._directory.set(kernel.spec.kid, list(KernelState).index(life.state) + 1, life.generation)
             self._event("kernel.state", kernel, kernel.state_text(), state=life.state.value)
+            self._consider_restart(kernel)
         if kernel.spec.kid == 0:
             return  # kernel 0 is this process: its boot and its end are `start` and `down`
         for command in commands:
@@ -612,6 +616,36 @@ class Primary:
                         removal.add_done_callback(self._removals.discard)
                 case _:
                     assert_never(command)
+
+    def _consider_restart(self, kernel: Entry) -> None:
+        """Its state has changed: boot it again, in a while, if its policy says so."""
+        state, now_s = kernel.life.state, time.monotonic()
+        if state is KernelState.ONLINE:
+            kernel.restarts = restart.online(kernel.restarts, now_s)
+        elif state is KernelState.OFFLINE:
+            kernel.restarts = restart.Record()
+        elif state is KernelState.FAILED and kernel.spec.kid != 0 and not self._taking_down:
+            policy, reason = kernel.spec.restart, kernel.life.reason
+            kernel.restarts, decision = restart.failed(kernel.restarts, policy, reason, now_s)
+            match decision:
+                case restart.RestartIn(pause_s, text):
+                    self._event("kernel.restart", kernel, f"kernel {kernel.spec.kid}: {text}")
+                    self._spawn(self._restart(kernel, kernel.life.generation, pause_s))
+                case restart.GiveUp(text):
+                    self._event("kernel.given-up", kernel, f"kernel {kernel.spec.kid}: {text}")
+                case None:
+                    return
+
+    async def _restart(self, kernel: Entry, generation: int, pause_s: float) -> None:
+        """Boot *kernel* after a pause, unless somebody else has done something with it meanwhile. A boot that
+        fails is considered like any other failure."""
+        await asyncio.sleep(pause_s)
+        same = kernel.life.state is KernelState.FAILED and kernel.life.generation == generation
+        if same and not self._taking_down:
+            try:
+                await self._boot(kernel)
+            except PopnetError as error:
+                self._event("kernel.failed", kernel, f"kernel {kernel.spec.kid}: not restarted: {error}")
 
     def _event(self, kind: str, kernel: Entry | None, text: str, **more: Any) -> None:
         entry: dict[str, Any] = {"time_s": round(time.time(), 6), "kind": kind}

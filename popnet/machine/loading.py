@@ -56,7 +56,14 @@ def loaded_spec(
         raise _refused(name, problems)
     spec = replace(alone.by_name(name), cpus_listed=listed)
     if old is not None:
-        spec = replace(spec, env=old.env, services=old.services, mtu=old.mtu, ssh=old.ssh and image.ssh)
+        spec = replace(
+            spec,
+            env=old.env,
+            services=old.services,
+            restart=old.restart,
+            mtu=old.mtu,
+            ssh=old.ssh and image.ssh,
+        )
     others = [kernel for kernel in machine.kernels if kernel.name != name]
     for kernel in others:
         if spec.hostname in (kernel.hostname, kernel.name) or spec.address == kernel.address:

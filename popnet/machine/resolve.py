@@ -318,6 +318,7 @@ def _spec(
         ssh=image.ssh if section.ssh is None else section.ssh,
         env=tuple(section.env.items()),
         services=section.services,
+        restart=section.restart,
         groups=section.groups,
         append=" ".join(text for text in (image.append, section.append) if text),
         cmdline=cmdline.compose(parameters),

@@ -28,6 +28,7 @@ from popnet.machine.impairment import (
 from popnet.machine.memory import MEMMAP_ALLOWED, MapEntry, parse_memmap, union
 from popnet.machine.memory import Memory as MemoryMap
 from popnet.machine.problems import Path, Problem, shown, suggestion
+from popnet.machine.restart import POLICIES
 from popnet.machine.units import (
     CHANCE_ALLOWED,
     CPUS_ALLOWED,
@@ -318,6 +319,9 @@ class KernelSection(Section):
     services: Services = Field(
         default=None,
         description="The only services its programs may open or offer; by default all but the kernels'.",
+    )
+    restart: Annotated[str, _one_of(*POLICIES), WithJsonSchema({"enum": list(POLICIES)})] = Field(
+        default="never", description="Whether it boots again when it ended by itself."
     )
     ip: Address = Field(default=None, description="The address of its NIC; by default made of the kid.")
     groups: Groups = Field(

@@ -41,6 +41,7 @@ class KernelSpec:
         memory_map: the memory it has, if it has it by address; `memory_bytes` is how much that is.
         memory_nodes: the NUMA nodes its memory comes from; () is any.
         devices: names below /dev of the devices it has, beside those that every kernel has.
+        restart: whether it boots again when it ended by itself: one of `restart.POLICIES`.
         hidden_pci: (vendor, device) of the PCI devices that it does not see.
         groups: the only groups that its programs may join; None: all, or none if `services` are listed.
     """
@@ -68,6 +69,7 @@ class KernelSpec:
     memory_nodes: tuple[int, ...] = ()
     devices: tuple[str, ...] = SHARED
     hidden_pci: tuple[tuple[int, int], ...] = ()
+    restart: str = "never"
     groups: tuple[str, ...] | None = None
 
 
