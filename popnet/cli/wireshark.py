@@ -46,7 +46,7 @@ class Folders:
 @click.argument("action", type=click.Choice(("install", "uninstall", "status")))
 @pass_settings
 def wireshark_verb(settings: Settings, action: str) -> None:
-    """Make Wireshark list this user's kernels as interfaces, and read popnet's messages.
+    """Make Wireshark list this user's kernels as interfaces.
 
     install puts an extcap plug-in and a dissector into your own Wireshark directories; then start Wireshark
     again (or: tshark -D). It needs no root. uninstall removes them, status says what is there.
