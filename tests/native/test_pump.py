@@ -2,7 +2,7 @@
 
 What it can see are the pump's thread and Python's own at the gate. The rings it cannot: each end of a link
 has a mapping of its own, and a race detector knows memory by its address (see threads.c). All of it is so
-slow here that a consumer which runs may take longer than the 20 ms after which the pump calls it stalled: a
+slow here that a consumer which runs may take longer than the 100 ms after which the pump calls it stalled: a
 stall takes two seconds, so that what stalls, and what does not, is the same as at full speed.
 """
 

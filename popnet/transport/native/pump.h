@@ -58,11 +58,11 @@
 #define LARGE_FRAME 8192u        /* published and released at once, */
 #define PUBLISH_FRAMES 16        /* small ones in batches */
 #ifndef STALL_NS                 /* a sanitizer that slows all down needs more */
-#define STALL_NS 20000000u       /* 20 ms */
+#define STALL_NS 100000000u      /* 100 ms: on a busy machine one that runs may stand still for 20 */
 #endif
-#define HOLD_NS (STALL_NS / 2)       /* so long of every */
+#define HOLD_NS (STALL_NS / 10)      /* so long of every */
 #define HOLD_WINDOW_NS (5ull * HOLD_NS) /* may frames for others wait behind those that one port holds */
-#define MIXED_NS (5ull * STALL_NS)     /* for so long after frames went to two ports, there are others */
+#define MIXED_NS STALL_NS                /* for so long after frames went to two ports, there are others */
 #define FRAME_COST 8192          /* bytes that cost as much as one frame does: 2 us; 64 KiB take 14 us */
 #define PACKET_MTU_MIN 68u       /* RFC 791: what no smaller MTU can be; less in a window is none */
 #define ASK_AGAIN_NS 1000000000u /* a direct link that was not given is asked for again after 1 s */
