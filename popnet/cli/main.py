@@ -51,6 +51,7 @@ VERBS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "timeline": ("popnet.cli.kernels", "Show how long each step of a boot took."),
     },
     "Files and other programs": {
+        "images": ("popnet.cli.images", "List the images that kernels can run."),
         "validate": ("popnet.cli.files", "Check a machine file, and list all its errors."),
         "schema": ("popnet.cli.files", "Print the JSON Schema of machine files."),
         "ssh-config": ("popnet.cli.secure", "Print a configuration for OpenSSH clients."),

@@ -144,15 +144,23 @@ def _images(
         path = ("kernels", name, "image")
         if section.image in images:
             continue
-        if section.image in found:
+        directory = found.get(section.image)
+        if "/" in section.image:
+            directory = str(FilePath(report.file).parent / section.image)
+        if directory is not None:
             try:
-                images[section.image] = load_image(found[section.image])
+                images[section.image] = load_image(directory)
             except InvalidMachineFile as error:
                 report.foreign(path, str(error))
         else:
             places = ", ".join(image_path) or "no directory"
             text = f"no image {section.image!r}{suggestion(section.image, found)}; looked in {places}"
             report.problem(path, text)
+    by_name: dict[str, str] = {}
+    for key, image in images.items():
+        if by_name.setdefault(image.name, image.path) != image.path:
+            path = next(("kernels", name, "image") for name, one in sections.items() if one.image == key)
+            report.problem(path, f"another image is called {image.name!r} too ({by_name[image.name]})")
     return images
 
 

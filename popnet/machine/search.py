@@ -1,4 +1,4 @@
-"""Where machine files and images are found. Beside `file`, the package's only module that looks at the disk.
+"""Where machine files and images are found. With `file` and `imagelist`, what of the package reads the disk.
 
 Images are directories with an `image.yaml`. They are looked for, first to last, in `images/` beside the
 machine file, in the directories of $POPNET_IMAGE_PATH, in `kernels/` of a source checkout, and where an
