@@ -14,10 +14,11 @@ beside it, which ends when another, or a cut or a mend by hand, touches the same
 import asyncio
 import secrets
 import time
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from popnet.core.errors import PeerDied, PopnetError, Refused, Unavailable
+from popnet.core.errors import NoSuchKernel, PeerDied, PopnetError, Refused, Unavailable
 from popnet.kernel.impairservice import setting_json
 from popnet.machine import faults
 from popnet.machine.faults import Fault, Flap, Step, Way
@@ -43,7 +44,7 @@ class Impairments:
     """What is set and cut, and the plan.
 
     Args:
-        kids: name -> number of every kernel.
+        kids: name -> number of every kernel there is now; its owner keeps it so.
         runs: whether the kernel of that name is online.
     """
 
@@ -61,7 +62,7 @@ class Impairments:
         self._set: dict[Way, Impairment] = {}
         self._down: set[Way] = set()
         self._told_at_boot: dict[str, dict[Way, Setting]] = {}
-        self._locks = {name: asyncio.Lock() for name in kids}
+        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._plan: asyncio.Task[None] | None = None
         self._pushing: set[asyncio.Task[None]] = set()
         self._flaps: dict[asyncio.Task[None], frozenset[Way]] = {}
@@ -79,6 +80,7 @@ class Impairments:
         """Have *impairment* hold from now on instead of what held; the empty one clears."""
         if impairment.words().keys() == {"seed"}:
             raise Refused("a seed alone impairs nothing", "add delay, loss, rate or another")
+        self._check(ways)
         for way in ways:
             self._enter(way, impairment)
             now = self._set.get(way)
@@ -90,6 +92,7 @@ class Impairments:
 
     async def cut(self, ways: Sequence[Way], down: bool) -> None:
         """Let nothing pass from now on, or (not *down*) let it pass again, with the impairments there are."""
+        self._check(ways)
         for way in ways:
             (self._down.add if down else self._down.discard)(way)
             self._tell("down" if down else "up", way, "down" if down else "up")
@@ -107,6 +110,22 @@ class Impairments:
             way: self._setting(way) for way in told.keys() | now.keys() if told.get(way) != now.get(way)
         }
         await self._push(changed)
+
+    def forget(self, name: str) -> None:
+        """Kernel *name* is about to leave the machine: nothing is impaired or cut on its account any more."""
+        ways = [way for way in self._every() if name in (way.source, way.target)]
+        perfect = {way: Setting(*self._place(way), Impairment(), False) for way in ways if way.kernel != name}
+        for way in ways:
+            self._set.pop(way, None)
+            self._down.discard(way)
+        self._stop_flaps(ways)
+        self._told_at_boot.pop(name, None)
+        self._begin_push(perfect)
+
+    def _check(self, ways: Sequence[Way]) -> None:
+        for name in (name for way in ways for name in (way.source, way.target) if name is not None):
+            if name not in self._kids:  # a plan may outlive it
+                raise NoSuchKernel(f"there is no kernel {name!r} any more")
 
     def _enter(self, way: Way, impairment: Impairment) -> None:
         if impairment.words():
@@ -134,10 +153,13 @@ class Impairments:
 
     async def _push_whole(self, settings: Mapping[Way, Setting]) -> None:
         """Push to the end, also if we are cancelled: what the table says, the kernels must do."""
+        await asyncio.shield(self._begin_push(settings))
+
+    def _begin_push(self, settings: Mapping[Way, Setting]) -> asyncio.Task[None]:
         task = asyncio.create_task(self._push(settings))
         self._pushing.add(task)
         task.add_done_callback(self._pushing.discard)
-        await asyncio.shield(task)
+        return task
 
     async def _push(self, settings: Mapping[Way, Setting]) -> None:
         by_kernel: dict[str, list[Setting]] = {}

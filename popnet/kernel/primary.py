@@ -255,6 +255,7 @@ class Primary:
         for terminal in kernel.terminals:
             terminal.close()
         kernel.log.close()
+        self._impairments.forget(name)
         del self._kernels[name], self._kids[name]
         del self._by_kid[kernel.spec.kid], self._names[kernel.spec.kid]
         self.spec = replace(self.spec, kernels=tuple(k for k in self.spec.kernels if k.name != name))

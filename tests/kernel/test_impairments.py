@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from popnet.core.errors import PeerDied, PopnetError, Refused
+from popnet.core.errors import NoSuchKernel, PeerDied, PopnetError, Refused
 from popnet.kernel.impairments import Impairments
 from popnet.kernel.impairservice import ImpairService, apply_all
 from popnet.machine.faults import Fault, Flap, ways
@@ -264,3 +264,24 @@ async def test_a_step_that_fails_is_told_and_the_plan_goes_on(monkeypatch: pytes
     await lab.until("fault.plan", "plan: done")
     assert ("fault.failed", "plan: set failed: no") in lab.events
     assert ("link.down", "k1 -> k2: down") in lab.events
+
+
+async def test_a_kernel_that_leaves_the_machine_leaves_nothing() -> None:
+    lab = Lab()
+    await lab.impairments.set([K1_K2, K2_K1], DELAY)
+    await lab.impairments.cut([K1_K2], True)
+    lab.impairments.forget("k1")
+    lab.running.discard("k1")
+    del lab.kids["k1"]
+    await asyncio.gather(*lab.impairments._pushing)
+    assert lab.pumps["k2"].set == {}
+    assert lab.pumps["k2"].down == set()
+    assert await lab.impairments.rows() == []
+    with pytest.raises(NoSuchKernel, match="'k1' any more"):
+        await lab.impairments.cut([K1_K2], True)
+    assert await lab.impairments.rows() == []
+    lab.kids["k3"] = 3
+    lab.running.add("k3")
+    lab.pumps["k3"] = FakePump()
+    await lab.impairments.set(ways("k3", "k2"), DELAY)
+    assert set(lab.pumps["k3"].set) == {(LINK, 2)}
