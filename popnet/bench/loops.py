@@ -3,8 +3,9 @@
 import asyncio
 import os
 from collections import deque
+from collections.abc import Callable
 from time import perf_counter_ns
-from typing import Final
+from typing import Final, Protocol
 
 from popnet.bench.ring import HIGH, NORMAL, links
 from popnet.bench.timing import (
@@ -28,8 +29,26 @@ from popnet.transport._native import Link, look
 from popnet.transport.doorbell import create_doorbell, drain
 from popnet.transport.modes import SPIN_MAX_US, Mode
 
+TRIED_BYTES: Final = 64 << 20
+"""A stream that only finds out how long a longer one takes carries no more, if that is many messages."""
+
 YIELD_EVERY: Final = 64
 """Messages that a sender stages between two turns of its loop."""
+
+
+class AwaitedWire(Protocol):
+    """One end of a wire that is awaited."""
+
+    def send_now(self, data: bytes, /) -> bool:
+        """False: there is no room, and nothing is sent."""
+
+    async def send(self, data: bytes) -> None: ...
+    async def receive(self) -> bytes: ...
+    async def receive_many(self) -> list[bytes]:
+        """What is there, at least one."""
+
+    async def flush(self) -> None:
+        """All that was sent is with the other end, who may be waiting for it: now this process may block."""
 
 
 class LoopWire:
@@ -45,7 +64,7 @@ class LoopWire:
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(bell, self._rung)
         self._turn_coming = False
-        self.send_now = link.plain(NORMAL).send
+        self.send_now: Callable[[bytes], bool] = link.plain(NORMAL).send
         self._turn()
 
     async def send(self, data: bytes) -> None:
@@ -53,6 +72,9 @@ class LoopWire:
             if self._link.arm_room(NORMAL, len(data)):
                 await self._wake_up()
                 self._link.disarm_room(NORMAL)
+
+    async def flush(self) -> None:
+        """`send` has seen to it."""
 
     async def receive(self) -> bytes:
         while not self._received:
@@ -93,19 +115,20 @@ class LoopWire:
             self._loop.call_soon(self._turn)
 
 
-async def lead_loop(wire: LoopWire, control: Control, size: int, budget_s: float) -> Figures:
+async def lead_loop(wire: AwaitedWire, control: Control, size: int, budget_s: float) -> Figures:
     """`timing.lead`, for a wire that is awaited."""
     sent = messages(size)
     tried = await _trips(wire, control, sent, VERIFIED)
     taken = await _trips(wire, control, sent, fitting(sum(tried) / len(tried), budget_s / 2, TRIPS))
-    took = await _stream(wire, control, sent[0], STREAMED[0] * 16)
-    count = fitting(took / (STREAMED[0] * 16), budget_s / 2, STREAMED)
+    count = max(STREAMED[0], min(STREAMED[0] * 16, TRIED_BYTES // size))
+    took = await _stream(wire, control, sent[0], count)
+    count = fitting(took / count, budget_s / 2, STREAMED)
     took = await _stream(wire, control, sent[0], count)
     control.tell("end", 0)
     return figures(taken, count, took)
 
 
-async def follow_loop(wire: LoopWire, control: Control, size: int, batches: bool) -> None:
+async def follow_loop(wire: AwaitedWire, control: Control, size: int, batches: bool) -> None:
     """`timing.follow`, for a wire that is awaited: a message at a time, or what is there."""
     right = messages(size)[0]
     while (task := control.hear())[0] != "end":
@@ -113,12 +136,14 @@ async def follow_loop(wire: LoopWire, control: Control, size: int, batches: bool
         if task[0] == "echo":
             for _ in range(count):
                 await wire.send(await wire.receive())
+            await wire.flush()
         else:
             total, last = await (_drain_batches if batches else _drain)(wire, count)
             await wire.send(report(count, total, last == right, size))
+            await wire.flush()
 
 
-async def _drain(wire: LoopWire, count: int) -> tuple[int, bytes]:
+async def _drain(wire: AwaitedWire, count: int) -> tuple[int, bytes]:
     total, last = 0, b""
     for _ in range(count):
         last = await wire.receive()
@@ -126,7 +151,7 @@ async def _drain(wire: LoopWire, count: int) -> tuple[int, bytes]:
     return total, last
 
 
-async def _drain_batches(wire: LoopWire, count: int) -> tuple[int, bytes]:
+async def _drain_batches(wire: AwaitedWire, count: int) -> tuple[int, bytes]:
     total, last = 0, b""
     while count:
         received = await wire.receive_many()
@@ -136,7 +161,7 @@ async def _drain_batches(wire: LoopWire, count: int) -> tuple[int, bytes]:
     return total, last
 
 
-async def _trips(wire: LoopWire, control: Control, sent: list[bytes], count: int) -> list[int]:
+async def _trips(wire: AwaitedWire, control: Control, sent: list[bytes], count: int) -> list[int]:
     control.tell("echo", count)
     taken = []
     for number in range(count):
@@ -149,7 +174,7 @@ async def _trips(wire: LoopWire, control: Control, sent: list[bytes], count: int
     return taken
 
 
-async def _stream(wire: LoopWire, control: Control, data: bytes, count: int) -> int:
+async def _stream(wire: AwaitedWire, control: Control, data: bytes, count: int) -> int:
     control.tell("count", count)
     start = perf_counter_ns()
     for number in range(count):

@@ -59,7 +59,9 @@ def measure(plan: Plan, host: Host, say: Callable[[str], None]) -> dict[str, Any
         for size in plan.sizes
         for kind in plan.wires
         for mode in kind.modes
-        if kind.id not in absent and (kind.id not in CARRIES_NOTHING or size == min(plan.sizes))
+        if kind.id not in absent
+        and size <= kind.size_max
+        and (kind.id not in CARRIES_NOTHING or size == min(plan.sizes))
     ]
     for number in range(plan.rounds):
         say(f"round {number + 1} of {plan.rounds}: {len(series)} measurements")

@@ -9,6 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from popnet.core.limits import MESSAGE_SIZE_MAX
+
+RECORD_MAX: Final = 64 << 10
+"""Of wires whose messages are single records or datagrams."""
+
 POPNET_MODES: Final = ("poll", "adaptive", "interrupt")
 """popnet's receive modes. Other wires have the one they have: they block in a system call, or they poll."""
 
@@ -21,6 +26,7 @@ class WireKind:
         modules: what its worker imports beside popnet.
         programs: one of them has to be there, too.
         install: how to get what is missing.
+        size_max: bytes of its largest message.
     """
 
     id: str
@@ -29,6 +35,7 @@ class WireKind:
     modules: tuple[str, ...] = ()
     programs: tuple[str, ...] = ()
     install: str = ""
+    size_max: int = MESSAGE_SIZE_MAX
 
     @property
     def ours(self) -> bool:
@@ -41,21 +48,39 @@ MPI_COMPILERS: Final = ("mpicc.mpich", "mpicc")
 MPI_LAUNCHERS: Final = ("mpiexec.mpich", "mpiexec")
 
 WIRES: Final = (
-    WireKind("popnet-c", "popnet, C", POPNET_MODES, programs=COMPILERS, install="apt install gcc"),
-    WireKind("popnet-python", "popnet, Python", POPNET_MODES),
-    WireKind("popnet-batches", "popnet, Python, batches", POPNET_MODES),
-    WireKind("popnet-packed", "popnet, Python, packed", POPNET_MODES),
-    WireKind("popnet-asyncio", "popnet, asyncio", ("adaptive", "interrupt")),
-    WireKind("popnet-asyncio-batches", "popnet, asyncio, batches", ("adaptive", "interrupt")),
+    WireKind(
+        "popnet-c", "popnet, C", POPNET_MODES, (), COMPILERS, install="apt install gcc", size_max=RECORD_MAX
+    ),
+    WireKind("popnet-python", "popnet, Python", POPNET_MODES, size_max=RECORD_MAX),
+    WireKind("popnet-batches", "popnet, Python, batches", POPNET_MODES, size_max=RECORD_MAX),
+    WireKind("popnet-packed", "popnet, Python, packed", POPNET_MODES, size_max=RECORD_MAX),
+    WireKind("popnet-asyncio", "popnet, asyncio", ("adaptive", "interrupt"), size_max=RECORD_MAX),
+    WireKind(
+        "popnet-asyncio-batches", "popnet, asyncio, batches", ("adaptive", "interrupt"), size_max=RECORD_MAX
+    ),
+    WireKind("popnet-messages", "popnet, messages", ("adaptive", "interrupt")),
     WireKind("eventfd-asyncio", "bare eventfd, asyncio", ("interrupt",)),
-    WireKind("memcpy", "memcpy, one process", programs=COMPILERS, install="apt install gcc"),
+    WireKind("memcpy", "memcpy", ("own", "other"), programs=COMPILERS, install="apt install gcc"),
     WireKind("pipe", "multiprocessing.Pipe"),
     WireKind("unix-stream", "AF_UNIX stream"),
-    WireKind("unix-seqpacket", "AF_UNIX seqpacket"),
+    WireKind("unix-seqpacket", "AF_UNIX seqpacket", size_max=RECORD_MAX),
     WireKind("tcp", "TCP loopback"),
     WireKind("zeromq", "ZeroMQ ipc", modules=("zmq",), install="pip install pyzmq"),
-    WireKind("posix-mq", "POSIX mq", modules=("posix_ipc",), install="pip install posix_ipc"),
-    WireKind("iceoryx2", "iceoryx2", ("poll",), ("iceoryx2",), install="pip install iceoryx2"),
+    WireKind(
+        "posix-mq",
+        "POSIX mq",
+        modules=("posix_ipc",),
+        install="pip install posix_ipc",
+        size_max=RECORD_MAX,
+    ),
+    WireKind(
+        "iceoryx2",
+        "iceoryx2",
+        ("poll",),
+        ("iceoryx2",),
+        install="pip install iceoryx2",
+        size_max=RECORD_MAX,
+    ),
     WireKind(
         "mpi", "MPI, mpi4py", ("poll",), ("mpi4py",), MPI_LAUNCHERS, "apt install mpich; pip install mpi4py"
     ),
@@ -140,7 +165,18 @@ class Host:
             include = [f"-I{directory}" for directory in INCLUDES]
             source = str(SOURCES / f"{name}.c")
             subprocess.run(
-                [compiler, "-std=gnu11", "-O2", "-Wall", "-Wextra", *include, source, "-o", str(binary)],
+                [
+                    compiler,
+                    "-std=gnu11",
+                    "-O2",
+                    "-Wall",
+                    "-Wextra",
+                    "-pthread",
+                    *include,
+                    source,
+                    "-o",
+                    str(binary),
+                ],
                 check=True,
                 capture_output=True,
                 text=True,

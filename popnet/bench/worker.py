@@ -54,6 +54,10 @@ def roles_of(wire: str, mode: Any, size: int) -> Roles:
             from popnet.bench.loops import LoopRoles
 
             return LoopRoles(mode, wire == "popnet-asyncio-batches")
+        case "popnet-messages":
+            from popnet.bench.endpoints import EndpointRoles
+
+            return EndpointRoles(mode)
         case "eventfd-asyncio":
             from popnet.bench.loops import BellRoles
 

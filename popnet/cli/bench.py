@@ -64,7 +64,11 @@ def short(settings: Settings) -> None:
     "--wire", "--only", "wires", multiple=True, metavar="WIRE", help="Only this one; may be repeated."
 )
 @click.option(
-    "--size", "sizes", type=int, multiple=True, help="Bytes of a message.  [default: 64, 1024, 65536]"
+    "--size",
+    "sizes",
+    type=int,
+    multiple=True,
+    help="Bytes of a message, up to 16 MiB; single records go to 64 KiB.  [default: 64, 1024, 65536]",
 )
 @click.option(
     "--rounds", type=click.IntRange(1), default=3, show_default=True, help="How often all are measured."
@@ -98,13 +102,14 @@ def messages_verb(
     from popnet.bench.rounds import SIZES, Plan, measure
     from popnet.bench.timing import SIZE_MIN
     from popnet.bench.wires import WIRES, Host
+    from popnet.core.limits import MESSAGE_SIZE_MAX
 
     known = {kind.id: kind for kind in WIRES}
     for wire in wires:
         if wire not in known:
             raise click.BadParameter(f"{wire!r} is none of {', '.join(known)}", param_hint="--wire")
-    if any(not SIZE_MIN <= size <= SIZES[-1] for size in sizes):
-        raise click.BadParameter(f"sizes are {SIZE_MIN} to {SIZES[-1]} bytes", param_hint="--size")
+    if any(not SIZE_MIN <= size <= MESSAGE_SIZE_MAX for size in sizes):
+        raise click.BadParameter(f"sizes are {SIZE_MIN} to {MESSAGE_SIZE_MAX} bytes", param_hint="--size")
     chosen = [known[wire] for wire in wires] or list(WIRES)
     with tempfile.TemporaryDirectory(prefix="popnet-bench-") as build:
         plan = Plan(chosen, sizes or SIZES, rounds, budget_ms / 1000)

@@ -24,6 +24,8 @@ class Outbox:
         self._messages: deque[tuple[int, bytes]] = deque()
         self._messages_size = 0
         self._staged: list[tuple[int, bytes]] = []
+        self._staged_sizes: list[int] = []
+        """What `messages_size` loses when each of the staged goes: nothing for a record of a stream."""
 
     def __bool__(self) -> bool:
         return bool(self._staged or self._streams or self._messages)
@@ -38,7 +40,7 @@ class Outbox:
 
     @property
     def messages_size(self) -> int:
-        """Bytes of messages that wait."""
+        """Bytes of messages that wait, staged or not."""
         return self._messages_size
 
     def put_message(self, records: Iterable[tuple[int, bytes]]) -> None:
@@ -53,11 +55,13 @@ class Outbox:
             while len(self._staged) < BATCH and (self._streams or self._messages):
                 if self._streams:
                     self._staged.append(self._streams.popleft())
+                    self._staged_sizes.append(0)
                 if self._messages:
                     self._staged.append(self._messages.popleft())
-                    self._messages_size -= len(self._staged[-1][1])
+                    self._staged_sizes.append(len(self._staged[-1][1]))
         return self._staged
 
     def sent(self, count: int) -> None:
         """The first *count* of the staged records are in the ring."""
-        del self._staged[:count]
+        self._messages_size -= sum(self._staged_sizes[:count])
+        del self._staged[:count], self._staged_sizes[:count]

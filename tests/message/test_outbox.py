@@ -45,3 +45,17 @@ def test_messages_are_bounded_and_streams_are_not_their_concern() -> None:
     assert not box.has_place(5)
     assert len(drained(box, BATCH)) == 2
     assert box.has_place(10)
+
+
+def test_what_is_staged_waits_still() -> None:
+    box = Outbox(size_max=10)
+    box.put(0, bytes(100))
+    box.put_message([(1, b"1234"), (2, b"56")])
+    assert [tag for tag, _ in box.staged()] == [0, 1, 2]
+    assert box.messages_size == 6 and not box.has_place(5)
+    box.sent(1)
+    assert box.messages_size == 6, "that was a stream's"
+    box.sent(1)
+    assert box.messages_size == 2 and box.has_place(8)
+    box.sent(1)
+    assert box.messages_size == 0 and not box
