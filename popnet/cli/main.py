@@ -29,8 +29,8 @@ VERBS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "stats": ("popnet.cli.stats", "Show what rings and NICs did."),
         "graph": ("popnet.cli.topology", "Draw the kernels and the links between them."),
         "top": ("popnet.cli.top", "Watch what the kernels do."),
-        "link": ("popnet.cli.link", "Impair, cut or show links and NICs."),
-        "fault": ("popnet.cli.fault", "Run a plan of faults."),
+        "link": ("popnet.cli.link", "Impair, cut or show links between kernels, and NICs."),
+        "fault": ("popnet.cli.fault", "Run a plan of faults, or show or stop the one that runs."),
         "counters": ("popnet.cli.counters", "Print the counters of all kernels and links."),
     },
     "A kernel": {

@@ -30,10 +30,15 @@ def test_every_verb_loads_and_says_what_the_table_says(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_help_of_every_verb(name: str) -> None:
-    result = CliRunner().invoke(cli, [name, "--help"])
-    assert result.exit_code == 0
-    assert f"Usage: popnet {name}" in result.output
-    assert "--machine" in result.output
+    context = click.Context(cli)
+    command = cli.get_command(context, name)
+    assert command is not None
+    verbs = [[name, verb] for verb in command.commands] if isinstance(command, click.Group) else [[name]]
+    for words in verbs:
+        result = CliRunner().invoke(cli, [*words, "--help"])
+        assert result.exit_code == 0
+        assert f"Usage: popnet {' '.join(words)}" in result.output
+        assert "--machine" in result.output
 
 
 def test_help_loads_no_verb_and_nothing_heavy() -> None:
