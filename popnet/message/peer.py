@@ -24,7 +24,7 @@ from popnet.core.errors import LinkViolation, PeerDied, PopnetError
 from popnet.message.codec import Reassembly, Record, fragments, payload_of, record_of, tag_of
 from popnet.message.kinds import STREAM_KINDS, Kind, Ring, ring_of
 from popnet.message.outbox import BATCH, Outbox
-from popnet.message.port import LinkPort
+from popnet.message.port import GoneLink, LinkPort
 from popnet.message.streamoutputs import Transmit
 from popnet.message.streamshell import LinkStream, StreamHub
 from popnet.transport._native import LinkClosed, Violation
@@ -241,8 +241,9 @@ class Peer:
             self._host.lost(self, str(error), not isinstance(error, LinkClosed))
 
     def end(self, error: PopnetError) -> None:
-        """Every stream and call of this peer ends with *error*; the link is not touched any more."""
+        """Every stream and call of this peer ends with *error*; the link is let go of."""
         self.dead = True
+        self._link = GoneLink()
         self._ended = error
         self._waiting.clear()
         for ring in Ring:

@@ -10,6 +10,8 @@ nonsense) or LinkClosed; the link is lost then.
 from collections.abc import Sequence
 from typing import Protocol
 
+from popnet.transport._native import LinkClosed
+
 
 class LinkPort(Protocol):
     """Rings are 0 (high) and 1 (normal); records are (tag, payload)."""
@@ -33,3 +35,26 @@ class LinkPort(Protocol):
     def counters(self) -> dict[str, int]:
         """Of each ring, `high_` and `normal_`, since the link began: records `sent` and `received`, and the
         `kicks` given for data."""
+
+
+class GoneLink:
+    """In place of a link that has ended. A peer that ended is in a cycle of objects: it waits for the
+    collector, and would keep the windows and doorbells of the real link until then."""
+
+    def send(self, ring: int, data: bytes, /, tag: int = 0) -> bool:
+        raise LinkClosed("the link is gone")
+
+    def send_many(self, ring: int, items: Sequence[tuple[int, bytes]], /) -> int:
+        raise LinkClosed("the link is gone")
+
+    def receive_many(self, ring: int, budget: int, /) -> list[tuple[int, bytes]]:
+        raise LinkClosed("the link is gone")
+
+    def arm(self, ring: int, /) -> bool:
+        raise LinkClosed("the link is gone")
+
+    def arm_room(self, ring: int, size: int, /) -> bool:
+        raise LinkClosed("the link is gone")
+
+    def counters(self) -> dict[str, int]:
+        return {}

@@ -3,9 +3,11 @@
 import asyncio
 import gc
 import itertools
+import os
 import random
 import struct
 import threading
+import weakref
 from functools import partial
 
 import pytest
@@ -26,11 +28,12 @@ from popnet.core.errors import (
 )
 from popnet.message import codec
 from popnet.message.endpoint import Endpoint
-from popnet.message.fake import FakeLink
+from popnet.message.fake import FakeLink, fake_links
 from popnet.message.kinds import Flag, Kind, Ring
 from popnet.message.peer import NORMAL_SHARE
 from popnet.message.stream import Stream
 from popnet.transport._native import WORD_OFFSETS
+from popnet.transport.doorbell import create_doorbell
 
 from .ends import (
     KIND,
@@ -1032,3 +1035,29 @@ def test_two_kernels_on_two_threads_lose_no_wake_up() -> None:
         over.set()
         thread.join()
         pair.close()
+
+
+async def test_a_link_that_ended_is_let_go_of_at_once() -> None:
+    """Not when the collector comes by: a real one has windows and doorbells."""
+    bells = create_doorbell(), create_doorbell()
+    endpoint = Endpoint(1, 1, bells[0], no_connect)
+    endpoint.start()
+    link, theirs = fake_links(*bells)
+    seen = weakref.ref(link)
+    endpoint.add_link(2, 1, link)
+    call = asyncio.ensure_future(endpoint.call(2, KIND, b"", 10))
+    await settle()
+    assert theirs.receive_many(Ring.NORMAL, 9)
+    gc.disable()
+    try:
+        endpoint.remove_link(2, "it died")
+        del link, theirs
+        with pytest.raises(PeerDied):
+            await call
+        await settle()
+        assert seen() is None
+    finally:
+        gc.enable()
+    await endpoint.stop()
+    for bell in bells:
+        os.close(bell)
