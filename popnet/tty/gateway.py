@@ -13,8 +13,7 @@ from typing import Any, Final
 
 import asyncssh
 
-LOGIN_TIMEOUT_S: Final = 30
-KEEPALIVE_S: Final = 15
+from popnet.tty.sshoptions import KEYS_ONLY
 
 _PIECE: Final = 64 << 10
 
@@ -99,15 +98,7 @@ async def serve_connection(
         server_host_keys=[asyncssh.import_private_key(host_key)],
         server_version="popnet-gateway",
         process_factory=run,
-        public_key_auth=True,
-        password_auth=False,
-        kbdint_auth=False,
-        host_based_auth=False,
-        gss_host=None,
-        encoding=None,
-        line_editor=False,
-        login_timeout=LOGIN_TIMEOUT_S,
-        keepalive_interval=KEEPALIVE_S,
+        **KEYS_ONLY,
     )
     try:
         await connection.wait_closed()

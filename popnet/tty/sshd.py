@@ -27,15 +27,10 @@ from popnet.tty import login
 from popnet.tty.acceptor import Acceptor
 from popnet.tty.program import STDERR, Program
 from popnet.tty.pty import SpawnFailed
+from popnet.tty.sshoptions import KEYS_ONLY
 
 CONNECTIONS_MAX: Final = 64
 """Connections at once, those not yet logged in included: a classroom on one kernel, a bound for a flood."""
-
-LOGIN_TIMEOUT_S: Final = 30
-"""Seconds a client may take to log in."""
-
-KEEPALIVE_S: Final = 15
-"""Seconds of silence after which a client is asked whether it is there; after three such it is given up."""
 
 IDLE_S: Final = 10.0
 """Seconds without a connection after which `run` returns: more than a script pauses between two commands."""
@@ -123,15 +118,7 @@ async def serve(
         server_factory=lambda: _Server(authorized_keys, shell, environ),
         server_host_keys=[asyncssh.import_private_key(host_key)],
         server_version="popnet",
-        public_key_auth=True,
-        password_auth=False,
-        kbdint_auth=False,
-        host_based_auth=False,
-        gss_host=None,
-        encoding=None,
-        line_editor=False,
-        login_timeout=LOGIN_TIMEOUT_S,
-        keepalive_interval=KEEPALIVE_S,
+        **KEYS_ONLY,
     )
 
     async def handle(connected: socket.socket) -> None:
