@@ -60,6 +60,7 @@ from popnet.machine.search import find_images, image_search_path
 from popnet.machine.spec import KernelSpec, MachineSpec
 from popnet.machine.states import KernelState
 from popnet.machine.wires import read_flap, read_impairment, read_plan, read_ways
+from popnet.message import codec
 from popnet.message.kinds import Kind
 from popnet.message.registryshell import RegistryShell
 from popnet.message.stream import Stream
@@ -517,7 +518,7 @@ class Primary:
 
     def _kernel_event(self, kid: int, body: bytes) -> None:
         kernel = self._by_kid[kid]
-        match json.loads(body):
+        match codec.json_object(body):
             case {"online": True, "timeline": list(timeline)}:
                 incarnation = kernel.incarnation
                 starting = kernel.life.state is KernelState.STARTING
@@ -533,7 +534,7 @@ class Primary:
                 raise LinkViolation(f"kernel {kid} told an event that is none: {str(unknown)[:80]}")
 
     def _kernel_log(self, kid: int, body: bytes) -> None:
-        match json.loads(body):
+        match codec.json_object(body):
             case {"time_s": int() | float() as time_s, "level": str(level), "text": str(text)}:
                 kernel = self._by_kid[kid]
                 line = {"time_s": time_s, "level": level[:_LEVEL_MAX], "text": text[:_TEXT_MAX]}

@@ -22,6 +22,7 @@ from popnet.kernel.bootconfig import BootConfig
 from popnet.kernel.cgroup import Group
 from popnet.kernel.daemon import Daemon, name_process, prepare
 from popnet.kernel.timeline import Timeline
+from popnet.message import codec
 from popnet.message.kinds import Kind
 from popnet.transport.handover import receive_packet, send_packet
 
@@ -118,7 +119,7 @@ class _Secondary:
 
     def _control(self, kid: int, body: bytes) -> None:
         """An order of the primary; from anybody else it is not one."""
-        match json.loads(body) if kid == 0 else None:
+        match codec.json_object(body) if kid == 0 else None:
             case {"op": "shutdown"}:
                 self._end.set()
             case {"op": "panic"}:
@@ -130,7 +131,7 @@ class _Secondary:
     def _notify(self, kid: int, body: bytes) -> None:
         if kid != 0:
             return
-        match json.loads(body):
+        match codec.json_object(body):
             case {"down": int(peer), "generation": int(generation), "reason": str(reason)}:
                 self._daemon.links.peer_down(peer, generation, reason)
 

@@ -21,7 +21,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Final, TypeAlias
 
-from popnet.core.errors import DeadlineExceeded, PeerDied
+from popnet.core.errors import DeadlineExceeded, LinkViolation, PeerDied
 from popnet.message import codec
 from popnet.message.calls import CallHandler, Calls
 from popnet.message.group import Group
@@ -193,7 +193,8 @@ class Endpoint:
     # Messages and calls
 
     def on(self, kind: int, handler: MessageHandler) -> None:
-        """Let *handler* have (from kid, body) of every message of *kind*. It must not block."""
+        """Let *handler* have (from kid, body) of every message of *kind*. It must not block; for
+        nonsense that the peer sent it raises LinkViolation, which is counted and does no more."""
         assert kind not in self._handlers, f"messages of kind {kind} are handled already"
         self._handlers[self._checked(kind)] = handler
 
@@ -379,12 +380,21 @@ class Endpoint:
         elif handler := self._handlers.get(kind):
             try:
                 handler(peer.kid, message.body)
+            except LinkViolation as error:
+                self._lied(peer, error)
             except Exception:
                 self.count("handler_errors")
                 log.exception("kernel %d: the handler of kind %d failed", self.kid, kind)
         else:
             self.count("unknown_kinds")
             peer.post(ring, Kind.UNKNOWN, 0, 0, codec.U32.pack(kind))
+
+    def _lied(self, peer: Peer, error: LinkViolation) -> None:
+        """A handler found nonsense, which is the peer's fault and no bug of ours: told once, then counted."""
+        self.count("nonsense")
+        if not peer.lied:
+            peer.lied = True
+            log.warning("kernel %d: nonsense in a message: %s", peer.kid, error)
 
     @staticmethod
     @asynccontextmanager

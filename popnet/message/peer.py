@@ -70,6 +70,7 @@ class Peer:
         self.answering = 0
         self.serving = 0
         self.dead = False
+        self.lied = False
         self.polled: frozenset[Ring] = frozenset()
         self.hub = StreamHub(kid, self._transmit, partial(host.offered, self), host.later)
         self._host = host

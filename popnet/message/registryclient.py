@@ -6,7 +6,6 @@ run from the loop, one notice at a time, in order.
 """
 
 import asyncio
-import json
 import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
@@ -116,7 +115,7 @@ class RegistryClient:
         if kid != PRIMARY:
             self._endpoint.count("foreign_notices")
             return
-        match json.loads(body):
+        match codec.json_object(body):
             case {"resync": True}:
                 self._begin_session()
             case {"session": int(session)} if session != self._session:

@@ -52,7 +52,7 @@ class RegistryShell:
         return self._machine.groups()
 
     def _wishes(self, kid: int, body: bytes) -> None:
-        self._do(sync_of(kid, json.loads(body)))
+        self._do(sync_of(kid, codec.json_object(body)))
 
     async def _question(self, kid: int, body: bytes) -> bytes:
         name = codec.json_object(body).get("kernel")

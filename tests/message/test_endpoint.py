@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from popnet.core import limits
 from popnet.core.errors import (
     DeadlineExceeded,
+    LinkViolation,
     NoSuchService,
     Overloaded,
     PeerDied,
@@ -460,6 +461,19 @@ async def test_a_handler_that_fails_is_not_the_end(ends: Alone) -> None:
     ends.say(Ring.NORMAL, KIND, body=b"2")
     await until(lambda: len(got) == 2)
     assert ends.a.counters()["handler_errors"] == 2
+
+
+@everywhere
+async def test_nonsense_that_a_handler_finds_is_counted_and_nothing_else(ends: Alone) -> None:
+    def handler(kid: int, body: bytes) -> None:
+        raise LinkViolation("no such word")
+
+    ends.a.on(KIND, handler)
+    for _ in range(3):
+        ends.say(Ring.NORMAL, KIND, body=b"1")
+    await until(lambda: ends.a.counters().get("nonsense") == 3)
+    assert ends.a.has_link(2) and not ends.violations
+    assert "handler_errors" not in ends.a.counters(), "it is not the handler's fault"
 
 
 async def test_a_post_to_a_kernel_without_a_link_says_so() -> None:

@@ -1,18 +1,22 @@
 """The fuzzer of messages, led by coverage: atheris looks for bytes that reach new lines of popnet.message.
 
-An input is one conversation of fuzz_messages: its bytes are what the dice show, and when they are used up,
-zeros. Needs atheris (the extra `fuzz`). Usage: python -m tests.native.cover_messages [OPTION of libFuzzer]...
-CORPUS. With --careless a number of a wrong length is believed, which has to be found.
+An input is one conversation of fuzz_messages, or one life of fuzz_endpoint: its bytes are what the dice show,
+and when they are used up, zeros. Needs atheris (the extra `test`). Usage:
+python -m tests.native.cover_messages [OPTION of libFuzzer]... CORPUS. With --careless a number of a
+wrong length is believed, which has to be found.
 """
 
 import random
 import sys
+from collections import Counter
 
 import atheris
 
-with atheris.instrument_imports(include=["popnet.message", "tests.native.fuzz_messages"]):
+with atheris.instrument_imports(
+    include=["popnet.message", "tests.native.fuzz_messages", "tests.native.fuzz_endpoint"]
+):
     from popnet.message import codec
-    from tests.native import fuzz_messages
+    from tests.native import fuzz_endpoint, fuzz_messages
 
 
 class Shown(random.Random):
@@ -32,8 +36,15 @@ class Shown(random.Random):
         return self.getrandbits(16) / 65536
 
 
+FUZZER = fuzz_endpoint.Fuzzer()
+
+
 def execute(data: bytes) -> None:
-    fuzz_messages.fuzz(Shown(data), executions=1)
+    dice = Shown(data[1:])
+    if data[:1] > b"\x7f":
+        FUZZER.execute(dice, Counter())
+    else:
+        fuzz_messages.fuzz(dice, executions=1)
 
 
 def believe(body: bytes) -> int:

@@ -2,7 +2,8 @@
  *
  * Usage: fuzz SEED SECONDS (or -EXECUTIONS)
  * One execution is a new link and up to 64 turns: the peer writes into its words or its data (values near what
- * they were, near every limit, or any), then the victim produces, consumes or arms. In every second execution
+ * they were, near every limit, or any), or forges a whole run of records, of which each may lie; then the victim
+ * produces, one record or a ring full, consumes or arms. In every second execution
  * the peer also writes from a thread of its own, between any two instructions of the victim. The victim reads
  * each byte that a record is said to have; guards and the sanitizer see what lies outside. What may happen is a
  * record or a fault, and never the end of a loop that does not come. For a negative control: CARELESS believes
@@ -68,7 +69,23 @@ static uint64_t number(struct dice *d, uint64_t near) {
     }
 }
 
+#ifdef COVERAGE
+/* What the peer wrote, so that the next execution finds none of it: to clear a whole ring is most of the time. */
+static uint8_t *written[TURNS * 40];
+static size_t writes;
+
+static void forget(void) {
+    while (writes)
+        memset(written[--writes], 0, 4);
+}
+#endif
+
 static void put_half(uint8_t *at, uint32_t value) {
+#ifdef COVERAGE
+    if (writes == sizeof written / sizeof *written)
+        abort();
+    written[writes++] = at;
+#endif
     atomic_store_explicit((half_word *)at, value, memory_order_relaxed);
 }
 
@@ -88,6 +105,20 @@ static void lie(struct dice *d, uint64_t produced, uint64_t consumed) {
         put_half(in.data + where, PAYLOAD_MAX[ring] + (uint32_t)below(d, 130) - 65);
         put_half(in.data + where + 4, (uint32_t)throw(d));
     }
+}
+
+/* Records one behind the other, as a good peer writes them, but for what the dice want; then made known. */
+static void forge(struct dice *d, uint64_t at) {
+    for (uint64_t n = below(d, 16); n; n--) {
+        uint32_t length = (uint32_t)below(d, PAYLOAD_MAX[ring] + 1);
+        uint8_t *header = in.data + (at & (RING_SIZE[ring] - 1));
+        put_half(header, below(d, 16) ? length : length + (uint32_t)throw(d));
+        put_half(header + 4, (uint32_t)throw(d));
+        if (at + span_of(length) - in.consumer.released > RING_SIZE[ring])
+            break;
+        at += span_of(length);
+    }
+    store(slot(in.words, SLOT_PRODUCED + ring), at);
 }
 
 static atomic_int lying; /* 0 idle, 1 lying, -1 to end */
@@ -137,8 +168,11 @@ static void consume(struct dice *d) {
 static void produce(struct dice *d) {
     static uint8_t bytes[1u << 17];
     struct producer *p = &out.producer;
-    for (uint64_t n = below(d, 4); n; n--)
-        put(p, bytes, (uint32_t)(below(d, 4) ? below(d, 300) : below(d, PAYLOAD_MAX[ring] + 1)), 0);
+    bool batch = below(d, 8) == 0;
+    uint32_t size = (uint32_t)(below(d, 4) ? below(d, 300) : below(d, PAYLOAD_MAX[ring] + 1));
+    for (uint64_t n = batch ? 400 : below(d, 4); n; n--)
+        if (!put(p, bytes, size, 0) && batch)
+            break;
     if (p->staged - p->consumed_seen > p->size)
         abort();
     producer_publish(p);
@@ -152,6 +186,8 @@ static void execute(struct dice *d, bool racing) {
     for (uint64_t turns = below(d, TURNS); turns && !atomic_load(&in.fault) && !atomic_load(&out.fault); turns--) {
         for (uint64_t lies = below(d, 4); lies; lies--)
             lie(d, in.consumer.taken, out.producer.published);
+        if (below(d, 4) == 0)
+            forge(d, in.consumer.produced_seen);
         switch (below(d, 5)) {
         case 0: consumer_arm(&in.consumer); break;
         case 1: producer_arm(&out.producer, (uint32_t)below(d, PAYLOAD_MAX[ring] + 1)); break;
@@ -178,8 +214,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size) {
     struct dice d = {.bytes = bytes, .end = bytes + size};
     ring = (int)below(&d, RINGS);
     in = ins[ring], out = outs[ring];
-    memset(in.data, 0, RING_SIZE[ring]); /* what one execution finds, no other has left */
     execute(&d, false);
+    forget();
     return 0;
 }
 #else

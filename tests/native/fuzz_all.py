@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from tests.native import fuzz_messages
+from tests.native import fuzz_endpoint, fuzz_messages
 from tests.native.building import COVERAGE, MEMORY, ROOT, build, clang
 
 CORPORA = ROOT / "build" / "fuzz"
@@ -24,7 +24,7 @@ def rings(seconds: int, seed: int) -> int:
 def messages(seconds: int, seed: int) -> int:
     dice, told, end = random.Random(seed), Counter[str](), time.monotonic() + seconds
     while time.monotonic() < end:
-        told += fuzz_messages.fuzz(dice, 100)
+        told += fuzz_messages.fuzz(dice, 100) + fuzz_endpoint.fuzz(dice, 20)
     print("messages:", ", ".join(f"{count} {name}" for name, count in told.most_common()))
     return 0
 
@@ -36,6 +36,8 @@ def led(name: str, line: list[str], seconds: int, seed: int) -> int:
         f"-max_total_time={seconds}",
         f"-seed={seed % 2**32 or 1}",
         "-max_len=4096",
+        "-use_value_profile=1",
+        "-len_control=0",
         "-print_final_stats=1",
     ]
     return subprocess.run(

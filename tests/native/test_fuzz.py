@@ -1,5 +1,6 @@
 """The fuzzers for some seconds, with fixed seeds; `tools/fuzz` runs them for as long as you like."""
 
+import json
 import random
 import re
 import subprocess
@@ -10,7 +11,7 @@ import pytest
 
 from popnet.message import codec
 from popnet.message.kinds import Kind
-from tests.native import fuzz_messages
+from tests.native import fuzz_endpoint, fuzz_messages
 from tests.native.building import COVERAGE, MEMORY, ROOT, build, clang, run
 
 EXECUTIONS = 50_000
@@ -47,6 +48,18 @@ def test_a_wrong_exception_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
         fuzz_messages.fuzz(random.Random(1), executions=3000)
 
 
+def test_a_mad_kernel_only_ends_its_link() -> None:
+    told = fuzz_endpoint.fuzz(random.Random(1), executions=150)
+    assert told["executions"] == 150
+    assert min(told[name] for name in ("violations", "peer-died", "full", "budget_exhausted")) > 5
+
+
+def test_a_handler_that_believes_what_is_no_object_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(codec, "json_object", json.loads)
+    with pytest.raises(fuzz_endpoint.Found, match="DecodeError"):
+        fuzz_endpoint.fuzz(random.Random(1), executions=150)
+
+
 def covered(to: Path, *flags: str) -> Path:
     compiler = clang()
     if compiler is None:
@@ -67,7 +80,7 @@ def test_what_coverage_leads_to_only_gets_faults(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     executions, edges = told_of(done)
     assert executions == EXECUTIONS
-    assert edges > 80, "it came far"
+    assert edges > 95, "it came far"
 
 
 def test_who_believes_a_length_is_found_by_coverage(tmp_path: Path) -> None:
@@ -79,16 +92,16 @@ def test_who_believes_a_length_is_found_by_coverage(tmp_path: Path) -> None:
 
 def cover_messages(tmp_path: Path, *options: str) -> "subprocess.CompletedProcess[str]":
     pytest.importorskip("atheris", reason="not installed: atheris")
-    line = [sys.executable, "-m", "tests.native.cover_messages", "-seed=1", "-max_len=2048"]
-    line += [f"-artifact_prefix={tmp_path}/", *options]
+    line = [sys.executable, "-m", "tests.native.cover_messages", "-seed=1"]
+    line += ["-max_len=2048", "-len_control=0", f"-artifact_prefix={tmp_path}/", *options]
     return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False, timeout=110)
 
 
 def test_what_coverage_leads_to_in_messages_only_gets_typed_errors(tmp_path: Path) -> None:
-    done = cover_messages(tmp_path, "-runs=3000")
+    done = cover_messages(tmp_path, "-runs=1500")
     assert done.returncode == 0, done.stdout + done.stderr
     executions, edges = told_of(done)
-    assert executions == 3000
+    assert executions == 1500
     assert edges > 100, "it came far"
 
 
