@@ -5,9 +5,10 @@ pcapng: one interface a kernel, link type 147 (USER0); a packet is PSEUDO_HEADER
 message, at the time of its enqueue, on the interface of its sender. `tools/wireshark/popnet.lua` reads it.
 
 Trace events (https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU): a process a
-kernel, a thread a ring. Both are numbered from 1, since Perfetto takes process 0 for the idle one. On its
-sender a message is a slice around its publish, on its receiver one around its handler, and an arrow goes from
-the first to the second. What waited for room is an asynchronous slice.
+kernel, a thread a ring. Processes are numbered from 1, since Perfetto takes 0 for the idle one; no thread has
+the number of a process, since Perfetto takes that for the main thread. On its sender a message is a slice
+around its publish, on its receiver one around its handler, and an arrow goes from the first to the second.
+What waited for room is an asynchronous slice.
 """
 
 import json
@@ -121,8 +122,8 @@ class ChromeFile:
     def _process(self, kid: int) -> list[dict[str, Any]]:
         about: list[dict[str, Any]] = [{"name": "process_name", "args": {"name": self._names[kid]}}]
         about.append({"name": "process_sort_index", "args": {"sort_index": kid}})
-        for ring, name in enumerate(RINGS, 1):
-            about.append({"name": "thread_name", "tid": ring, "args": {"name": f"{name} ring"}})
+        for ring, name in enumerate(RINGS):
+            about.append({"name": "thread_name", "tid": _thread(kid, ring), "args": {"name": f"{name} ring"}})
         return [{"ph": "M", "pid": kid + 1, **event} for event in about]
 
     def _events(self, traced: Traced) -> list[dict[str, Any]]:
@@ -136,8 +137,8 @@ class ChromeFile:
         name, args = kind_name(traced.kind), _arguments(traced)
         common = {"cat": "message", "name": name}
         arrow = {"cat": "message", "name": "message", "id": self._count}
-        out = {"pid": traced.sender + 1, "tid": traced.ring + 1}
-        into = {"pid": traced.receiver + 1, "tid": traced.ring + 1}
+        out = {"pid": traced.sender + 1, "tid": _thread(traced.sender, traced.ring)}
+        into = {"pid": traced.receiver + 1, "tid": _thread(traced.receiver, traced.ring)}
         if traced.publish_ns:
             if traced.enqueue_ns and traced.enqueue_ns < traced.publish_ns:
                 wait = {"cat": "wait", "name": f"{name} waits for room", "id": self._count, **out}
@@ -157,6 +158,10 @@ class ChromeFile:
             events.append({"ph": "s", "ts": traced.publish_ns / 1000, **arrow, **out})
             events.append({"ph": "f", "bp": "e", "ts": traced.begin_ns / 1000, **arrow, **into})
         return events
+
+
+def _thread(kid: int, ring: int) -> int:
+    return 1000 * (kid + 1) + ring
 
 
 def _arguments(traced: Traced) -> dict[str, Any]:

@@ -109,21 +109,25 @@ def test_trace_events_have_a_process_a_kernel_and_a_thread_a_ring() -> None:
         if event["name"] in ("process_name", "thread_name")
     }
     kernels = {1: "primary", 2: "k1", 8: "#7"}
-    rings = {None: "", 1: "high ring", 2: "normal ring"}
-    assert names == {(pid, tid): ring or name for pid, name in kernels.items() for tid, ring in rings.items()}
+    rings = {0: "high ring", 1: "normal ring"}
+    threads = {(pid, 1000 * pid + ring): name for pid in kernels for ring, name in rings.items()}
+    assert names == {(pid, None): name for pid, name in kernels.items()} | threads
+    assert not {tid for _, tid in threads} & set(range(257)), (
+        "one with its process's number is the main thread"
+    )
 
 
 def test_an_arrow_goes_from_the_slice_of_the_sender_to_that_of_the_receiver() -> None:
     found = [event for event in events(WHOLE) if event["ph"] != "M"]
     sending, handling = (event for event in found if event["ph"] == "X")
-    assert (sending["pid"], sending["tid"], sending["ts"], sending["dur"]) == (1, 2, 12.0, 2.0)
-    assert (handling["pid"], handling["tid"], handling["ts"], handling["dur"]) == (2, 2, 60.0, 11.25)
+    assert (sending["pid"], sending["tid"], sending["ts"], sending["dur"]) == (1, 1001, 12.0, 2.0)
+    assert (handling["pid"], handling["tid"], handling["ts"], handling["dur"]) == (2, 2001, 60.0, 11.25)
     assert sending["name"] == handling["name"] == "OPEN"
     assert sending["args"]["to"] == "k1" and handling["args"]["handle_us"] == 61.25
     [start], [end] = ([event for event in found if event["ph"] == phase] for phase in "sf")
     assert start["id"] == end["id"] and start["name"] == end["name"] and start["cat"] == end["cat"]
-    assert (start["pid"], start["tid"], start["ts"]) == (1, 2, 12.0)  # inside the slice
-    assert (end["pid"], end["tid"], end["ts"], end["bp"]) == (2, 2, 60.0, "e")
+    assert (start["pid"], start["tid"], start["ts"]) == (1, 1001, 12.0)  # inside the slice
+    assert (end["pid"], end["tid"], end["ts"], end["bp"]) == (2, 2001, 60.0, "e")
     waits = [(event["ph"], event["ts"], event["id"]) for event in found if event["ph"] in "be"]
     assert waits == [("b", 10.0, start["id"]), ("e", 12.0, start["id"])]
     [wake] = [event for event in found if event["ph"] == "i"]

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from popnet.cli.tracefiles import PcapngFile
-from popnet.message import codec
-from popnet.message.kinds import Flag, Kind
+from popnet.message import codec, lane, membership
+from popnet.message.kinds import STREAM_KINDS, Flag, Kind
 from popnet.message.tracejoin import Traced
 
 SCRIPT = Path(__file__).parents[2] / "tools/wireshark/popnet.lua"
@@ -195,3 +195,96 @@ def test_what_is_no_message_is_said_to_be_short(tmp_path: Path) -> None:
 def test_a_kernel_is_found_whatever_it_did(tmp_path: Path) -> None:
     rows = fields(tmp_path, [message(Kind.DATA, b"")], "popnet.kernel", "_ws.col.Info", "frame.protocols")
     assert rows == [["0,1", "DATA, id 0, 0 bytes, normal, handled after 60.2 µs", "popnet"]]
+
+
+WORDS = {
+    membership.HELLO: "hello",
+    membership.GO: "go",
+    membership.HOLD: "hold",
+    membership.GOODBYE: "goodbye",
+}
+NOTICE = b'{"session":1,"watch":2,"seq":3,"notice":["service-up",1,3,"echo",1,4,""]}'
+BODIES = {
+    Kind.OPEN: b'{"service":"exec","params":{}}',
+    Kind.REFUSE: b'{"code":"refused","message":"no","hint":"","result":null}',
+    Kind.DATA: bytes(300),
+    Kind.CREDIT: codec.U32.pack(64),
+    Kind.CLOSE: b'{"result":null}',
+    Kind.UNKNOWN: codec.U32.pack(99),
+    Kind.STALE: codec.U32.pack(4),
+    Kind.CHECK_IN: b"{}",
+    Kind.CONTROL: b'{"op":"shutdown"}',
+    Kind.NOTIFY: b'{"down":1,"generation":1,"reason":"killed"}',
+    Kind.EVENT: b'{"online":true,"timeline":[]}',
+    Kind.LOG: b'{"time_s":1.5,"level":"info","text":"\xc3\xa9"}',
+    Kind.SEND: b"\x00\xff{",
+    Kind.CALL: codec.U32.pack(4) + b"body",
+    Kind.RESOLVE: b"echo",
+    Kind.REGISTRY: b'{"generation":1,"session":1,"services":{"echo":[1,1]},"watches":{},"groups":{"g":[1]}}',
+    Kind.NOTICE: NOTICE,
+    Kind.GROUP: lane.HEADER.pack(7, 2) + b"all",
+}
+"""Of each kind that has a body."""
+
+
+def test_every_kind(tmp_path: Path) -> None:
+    """Alone, as the first fragment of a longer one, as a call, its answer, and the error that answers it."""
+    flags = (0, Flag.MORE, Flag.REQUEST, Flag.ANSWER, Flag.ANSWER | Flag.ERROR)
+    sent = [
+        (kind, flag, BODIES.get(kind, b"") if flag != flags[-1] else BODIES[Kind.REFUSE])
+        for kind in Kind
+        for flag in (flags[:1] if kind in STREAM_KINDS else flags)
+    ]
+    messages = [message(kind, body, flag, id=11, ring=ring) for kind, flag, body in sent for ring in (0, 1)]
+    rows = fields(tmp_path, messages, "popnet.kind", "_ws.col.Info", "popnet.flags.more", "_ws.expert")
+    assert len(rows) == 2 * len(sent)
+    for [number, told, more, expert], traced in zip(rows, messages, strict=True):
+        kind = Kind(traced.tag & 0xFFFF)
+        assert int(number) == kind and expert == ""
+        assert told.startswith(
+            f"{kind.name}, id 11, {traced.size - 8} bytes, {('high', 'normal')[traced.ring]}"
+        )
+        assert more == ("" if kind is Kind.DATA else str(traced.tag >> 16 & 1))
+
+
+def test_the_fields_of_services_and_groups(tmp_path: Path) -> None:
+    words = [message(Kind.GROUP, lane.HEADER.pack(word, 2), id=5) for word in WORDS]
+    rows = fields(
+        tmp_path,
+        [
+            message(Kind.SEND, b"body", id=9),
+            message(Kind.CALL, codec.U32.pack(9) + b"body", Flag.REQUEST, id=6),
+            message(Kind.CALL, b"the answer", Flag.ANSWER, id=6),
+            message(Kind.RESOLVE, b"echo", Flag.REQUEST, id=6),
+            message(Kind.RESOLVE, codec.U32.pack(9) + codec.U32.pack(1), Flag.ANSWER, id=6),
+            message(Kind.UNKNOWN, codec.U32.pack(Kind.SEND) + codec.U32.pack(9)),
+            message(Kind.GROUP, lane.HEADER.pack(1, 2) + b"all", id=5),
+            message(Kind.NOTICE, NOTICE),
+            *words,
+        ],
+        "popnet.port",
+        "popnet.service",
+        "popnet.unknown",
+        "popnet.member",
+        "popnet.group_number",
+        "popnet.group_from",
+        "json.key",
+    )
+    assert rows == [
+        ["9", "", "", "", "", "", ""],
+        ["9", "", "", "", "", "", ""],
+        ["", "", "", "", "", "", ""],
+        ["", "echo", "", "", "", "", ""],
+        ["9", "", "", "", "", "", ""],
+        ["9", "", str(int(Kind.SEND)), "", "", "", ""],
+        ["", "", "", "5", "1", "2", ""],
+        ["", "", "", "", "", "", "session,watch,seq,notice"],
+        *(["", "", "", "5", str(word), "2", ""] for word in WORDS),
+    ]
+
+
+def test_what_a_group_says_of_itself_has_a_name(tmp_path: Path) -> None:
+    """Words to a member are numbers at the end of their range."""
+    messages = [message(Kind.GROUP, lane.HEADER.pack(word, 2), id=5) for word in WORDS]
+    rows = fields(tmp_path, messages, "_ws.col.Info")
+    assert [row[0].split(", ")[:2] for row in rows] == [[f"GROUP {name}", "id 5"] for name in WORDS.values()]

@@ -7,7 +7,7 @@
 
 local popnet = Proto("popnet", "popnet message")
 
--- Written by tools/wireshark/kinds.py from popnet/message/kinds.py; do not edit.
+-- Written by tools/wireshark/kinds.py from popnet/message; do not edit.
 -- BEGIN TABLES
 local KINDS = {
     [1] = "OPEN",
@@ -39,10 +39,20 @@ local FLAGS = {
     [4] = "ANSWER",
     [8] = "ERROR",
 }
+local WORDS = {
+    [0] = "hello",
+    [4294967293] = "go",
+    [4294967294] = "hold",
+    [4294967295] = "goodbye",
+}
 -- END TABLES
 
+local K = {} -- kinds by name
+for number, name in pairs(KINDS) do
+    K[name] = number
+end
+local REQUEST, ANSWER, ERROR = 2, 4, 8
 local RINGS = { [0] = "high", [1] = "normal" }
-local DATA, CREDIT, UNKNOWN, STALE = 4, 5, 16, 17
 local STREAM_LAST = 15 -- kinds up to this are records of streams
 local HEADER = 8 -- bytes of id and generation
 
@@ -76,6 +86,12 @@ local f = {
     credit = ProtoField.uint32("popnet.credit", "Bytes of credit"),
     unknown = ProtoField.uint32("popnet.unknown", "Kind that nobody handles"),
     stale = ProtoField.uint32("popnet.stale", "Generation that runs"),
+    port = ProtoField.uint32("popnet.port", "Port of the service"),
+    service_version = ProtoField.uint32("popnet.service_version", "Version of the service"),
+    service = ProtoField.string("popnet.service", "Service"),
+    member = ProtoField.uint32("popnet.member", "Membership of the receiver"),
+    group_number = ProtoField.uint32("popnet.group_number", "Number in the group", base.DEC, WORDS),
+    group_from = ProtoField.uint32("popnet.group_from", "Membership of the sender"),
     body = ProtoField.bytes("popnet.body", "Body"),
 }
 popnet.fields = {}
@@ -127,7 +143,7 @@ end
 
 local function add_tag(tree, range, kind, flags)
     tree:add_le(f.kind, range(0, 2))
-    if kind == DATA then
+    if kind == K.DATA then
         tree:add_le(f.channel, range(2, 2))
         return
     end
@@ -137,21 +153,55 @@ local function add_tag(tree, range, kind, flags)
     end
 end
 
-local function add_body(tree, range, kind, pinfo, whole)
-    if range:len() == 0 then
-        return
+-- Add the numbers and names that a body of this kind begins with. Returns what is left of it, or nil, and a word for
+-- the info column. A later fragment begins with nothing of that, but cannot be told from a first one.
+local function add_fields(tree, range, kind, flags)
+    local length = range:len()
+    local function has(flag)
+        return bit.band(flags, flag) ~= 0
     end
-    local numbers = { [CREDIT] = f.credit, [UNKNOWN] = f.unknown, [STALE] = f.stale }
-    if numbers[kind] and range:len() == 4 then
-        tree:add_le(numbers[kind], range)
-        return
+    local function numbers(...)
+        local fields = { ... }
+        for place, field in ipairs(fields) do
+            tree:add_le(field, range(4 * place - 4, 4))
+        end
+        local used = 4 * #fields
+        return length > used and range(used, length - used) or nil
+    end
+    local single = { [K.CREDIT] = f.credit, [K.UNKNOWN] = f.unknown, [K.STALE] = f.stale }
+    if single[kind] and length == 4 then
+        return numbers(single[kind])
+    elseif kind == K.UNKNOWN and length == 8 then
+        return numbers(f.unknown, f.port)
+    elseif kind == K.CALL and has(REQUEST) and length >= 4 then
+        return numbers(f.port)
+    elseif kind == K.RESOLVE and has(REQUEST) then
+        tree:add(f.service, range)
+        return nil
+    elseif kind == K.RESOLVE and has(ANSWER) and not has(ERROR) and length == 8 then
+        return numbers(f.port, f.service_version)
+    elseif kind == K.GROUP and length >= 8 then
+        return numbers(f.group_number, f.group_from), WORDS[range(0, 4):le_uint()]
+    end
+    return range
+end
+
+-- Returns a word for the info column, or nil.
+local function add_body(tree, whole_range, kind, flags, pinfo, whole)
+    if whole_range:len() == 0 then
+        return nil
+    end
+    local range, word = add_fields(tree, whole_range, kind, flags)
+    if range == nil then
+        return word
     end
     local item = tree:add(f.body, range)
     local bytes = range:bytes()
     local looks_like_json = bytes:get_index(0) == 0x7b and bytes:get_index(bytes:len() - 1) == 0x7d
-    if whole and kind ~= DATA and looks_like_json then
+    if whole and kind ~= K.DATA and looks_like_json then
         Dissector.get("json"):call(range:tvb(), pinfo, item)
     end
+    return word
 end
 
 function popnet.dissector(tvb, pinfo, root)
@@ -194,18 +244,25 @@ function popnet.dissector(tvb, pinfo, root)
         tree:add(f.opener, tvb(head, 4), id % 2 == 1)
     end
     tree:add_le(f.generation, tvb(head + 4, 4))
+    if kind == K.SEND then
+        tree:add_le(f.port, tvb(head, 4))
+    elseif kind == K.GROUP then
+        tree:add_le(f.member, tvb(head, 4))
+    end
     local body = tvb:len() - head - HEADER
     local name = KINDS[kind] or ("kind " .. kind)
     pinfo.cols.protocol = "popnet"
     pinfo.cols.src = tostring(from)
     pinfo.cols.dst = tostring(to)
     local took = handled and string.format(", handled after %.1f µs", handled) or ""
+    local word
+    if body > 0 then
+        word = add_body(tree, tvb(head + HEADER, body), kind, flags, pinfo, body + HEADER == size)
+    end
+    name = word and name .. " " .. word or name
     pinfo.cols.info = string.format("%s, id %d, %d bytes, %s%s", name, id, math.max(size - HEADER, 0),
         RINGS[ring] or ring, took)
     tree:append_text(string.format(", %d to %d, %s", from, to, name))
-    if body > 0 then
-        add_body(tree, tvb(head + HEADER, body), kind, pinfo, body + HEADER == size)
-    end
     return tvb:len()
 end
 
