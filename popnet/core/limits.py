@@ -121,3 +121,6 @@ NOTICES_MAX: Final = 4096
 
 GROUP_QUEUE_MAX: Final = 4 << 20
 """Bytes of a group's messages that may wait for one member; more wait with their sender."""
+
+REPORT_TEXT_MAX: Final = 4096
+"""Letters kept of a text that a kernel sent for its log or the events: it fills no memory but its own."""

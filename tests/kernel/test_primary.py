@@ -287,7 +287,7 @@ async def test_an_offer_to_a_kernel_that_takes_none_is_refused(lab: Lab) -> None
     await lab.primary.start()
     k1, k2 = lab.kernels
     asyncio.get_running_loop().remove_reader(k2.handover)
-    incarnation = lab.primary._by_kid[2].incarnation
+    incarnation = lab.primary._roster.by_kid[2].incarnation
     assert incarnation is not None
     while incarnation.send({"op": "refused", "to": 9, "reason": "x" * 1000}):
         pass
