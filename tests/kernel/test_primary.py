@@ -67,6 +67,7 @@ class FakeKernel:
         self.endpoint = Endpoint(self.kid, self.generation, self.bells[0], self.links.connect)
         self.links.endpoint = self.endpoint
         self.heard: list[Any] = []
+        self.playing: asyncio.Task[Any] | None = None
         self._lab = lab
 
     async def check_in(self) -> None:
@@ -107,6 +108,8 @@ class FakeKernel:
     async def ended(self) -> None:
         """Tell of the process's end as the loader does."""
         code = await asyncio.to_thread(self.process.wait)
+        if self.playing is not None:
+            self.playing.cancel()  # it may be waiting for a link that nobody makes with the dead
         await self.endpoint.stop()
         if self.handover.fileno() >= 0:
             asyncio.get_running_loop().remove_reader(self.handover)
@@ -164,7 +167,8 @@ class Lab:
         answer = {"op": "forked", "kid": kernel.kid, "generation": kernel.generation}
         send_packet(self.loader, {**answer, "pid": kernel.process.pid}, (pidfd,))
         os.close(pidfd)
-        self.tasks += [asyncio.create_task(kernel.ended()), asyncio.create_task(self.play(kernel))]
+        kernel.playing = asyncio.create_task(self.play(kernel))
+        self.tasks += [asyncio.create_task(kernel.ended()), kernel.playing]
 
     def tell(self, message: dict[str, Any]) -> None:
         if self.loader.fileno() >= 0:

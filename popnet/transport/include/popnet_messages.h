@@ -71,8 +71,8 @@ enum popnet_kind {
     POPNET_REGISTRY = 41,
     /* The primary to a kernel that watches or is in a group: what changed; see Registry. */
     POPNET_NOTICE = 42,
-    /* A message of a group. The id is the receiver's membership; the body u32 number, then the member's
-     * own; see Groups. */
+    /* A message of a group. The id is the receiver's membership; the body u32 number, u32 the sender's
+     * membership, then the member's own; see Groups. */
     POPNET_GROUP = 43,
 };
 
