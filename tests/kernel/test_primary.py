@@ -15,6 +15,7 @@ import pytest
 from popnet.core.errors import BootFailed, IllegalState, NoSuchTerminal, PopnetError
 from popnet.kernel import primary as module
 from popnet.kernel.cgroup import Tree
+from popnet.kernel.configure import boot_config
 from popnet.kernel.credentials import Credentials
 from popnet.kernel.links import Links
 from popnet.kernel.owner import Ownership
@@ -130,7 +131,7 @@ class Lab:
         keys = {kernel.name: "" for kernel in spec.kernels}
         credentials = Credentials(keys, "", "")
         ownership = Ownership(tmp / "run", "test")
-        config = module.boot_config(spec, spec.primary, images["full"], 1, credentials, ownership.directory)
+        config = boot_config(spec, spec.primary, images["full"], 1, credentials, ownership.directory)
         tree = Tree("test", lambda path: None, tmp / "no-cgroups", "")
         self.primary = Primary(
             spec,
