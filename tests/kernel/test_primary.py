@@ -53,6 +53,8 @@ class FakeDaemon:
 
     async def stop(self, grace_s: float) -> None:
         await self.endpoint.stop()
+        for bell in self.bells:
+            os.close(bell)
 
 
 class FakeKernel:
@@ -112,6 +114,8 @@ class FakeKernel:
         if self.playing is not None:
             self.playing.cancel()  # it may be waiting for a link that nobody makes with the dead
         await self.endpoint.stop()
+        for bell in self.bells:
+            os.close(bell)
         if self.handover.fileno() >= 0:
             asyncio.get_running_loop().remove_reader(self.handover)
             self.handover.close()
@@ -187,6 +191,11 @@ class Lab:
         async with asyncio.timeout(20):
             await self.primary.down()
             await asyncio.gather(*self.tasks, return_exceptions=True)
+        for channel in (self.loader, self.primary._loader):
+            if channel.fileno() >= 0:
+                asyncio.get_running_loop().remove_reader(channel)
+                channel.close()
+        os.close(self.primary._directory_fd)
 
 
 @pytest.fixture

@@ -173,10 +173,11 @@ async def test_a_pty_ends_with_its_program_whatever_its_background_jobs_do() -> 
     os.kill(int(watched.stdout), signal.SIGKILL)
 
 
-async def test_a_pty_that_a_background_job_floods_ends_nevertheless() -> None:
-    watched = Watched("sh", "-c", "trap '' HUP; yes & echo $!; exit 5", size=(80, 24))
+async def test_a_pty_that_a_background_job_floods_ends_nevertheless(tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    watched = Watched("sh", "-c", f"trap '' HUP; yes & echo $! > {pid}; exit 5", size=(80, 24))
     assert await watched.ended == 5
-    os.kill(int(watched.stdout.split()[0]), signal.SIGKILL)
+    os.kill(int(pid.read_text()), signal.SIGKILL)
 
 
 async def test_a_paused_pty_loses_nothing_at_the_end() -> None:
