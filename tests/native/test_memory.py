@@ -33,7 +33,8 @@ def memory_tests(directory: Path, *arguments: str) -> Completed:
 
 def test_the_extension_only_touches_what_is_its_own(tmp_path: Path) -> None:
     copy_of_popnet(tmp_path, *FLAGS)
-    done = memory_tests(tmp_path, *TESTS)
+    # Frames are as the high ring, on one that is sixteen times as large.
+    done = memory_tests(tmp_path, *TESTS, "-k", "not TestFrames")
     told = done.stdout + done.stderr
     assert "AddressSanitizer" not in told and "runtime error" not in told, told
     assert done.returncode == 0, told
@@ -44,7 +45,7 @@ def test_the_extension_only_touches_what_is_its_own(tmp_path: Path) -> None:
 def test_an_extension_that_reads_beyond_its_memory_is_found(tmp_path: Path) -> None:
     header = tmp_path / "careless.h"
     header.write_text(OVERREAD)
-    copy_of_popnet(tmp_path, *FLAGS, "-D_GNU_SOURCE", "-include", str(header))
+    copy_of_popnet(tmp_path, *FLAGS, "-O0", "-D_GNU_SOURCE", "-include", str(header))
     done = memory_tests(tmp_path, "tests/transport/test_native.py")
     assert done.returncode != 0
     assert "AddressSanitizer: heap-buffer-overflow" in done.stdout + done.stderr
