@@ -191,11 +191,9 @@ class Lab:
         async with asyncio.timeout(20):
             await self.primary.down()
             await asyncio.gather(*self.tasks, return_exceptions=True)
-        for channel in (self.loader, self.primary._loader):
-            if channel.fileno() >= 0:
-                asyncio.get_running_loop().remove_reader(channel)
-                channel.close()
-        os.close(self.primary._directory_fd)
+        if self.loader.fileno() >= 0:
+            asyncio.get_running_loop().remove_reader(self.loader)
+            self.loader.close()
 
 
 @pytest.fixture
