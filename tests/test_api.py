@@ -22,7 +22,9 @@ from popnet.core.errors import (
     NoSuchProgram,
     PeerDied,
     Refused,
+    StreamClosed,
 )
+from popnet.net import pcapng
 from tests.control.fakes import Served, serving
 
 FRAME = bytes.fromhex("02706f706e02 02706f706e01 88b5") + b"payload"
@@ -257,6 +259,31 @@ async def test_a_capture_whose_kernel_dies(machine: Machine, served: Served) -> 
             with pytest.raises(PeerDied):
                 async for _ in capture:
                     pass
+
+
+@pytest.mark.parametrize(("where", "raises"), [("k1", True), ("k1,primary", False)])
+async def test_a_kernel_that_dies_while_its_capture_is_stopped(
+    machine: Machine, served: Served, where: str, raises: bool
+) -> None:
+    """The news of the death and the stop pass each other. Where another kernel lives, it ended well."""
+    capture_well = served.service.handlers["capture"]
+
+    async def die_when_stopped(stream: Any) -> dict[str, Any]:
+        if stream.params["interface"] == 1:
+            return await capture_well(stream)
+        await stream.send(pcapng.section_header() + pcapng.interface("k1/eth0", 65550, ""))
+        while await stream.receive() is not None:
+            pass
+        raise PeerDied("kernel 1 died")  # which ends the stream without a result
+
+    served.service.handlers["capture"] = die_when_stopped
+    frames = machine.capture(where)
+    await frames.__aenter__()
+    if raises:
+        with pytest.raises(StreamClosed):
+            await frames.__aexit__(None, None, None)
+    else:
+        await frames.__aexit__(None, None, None)
 
 
 async def test_leaving_a_capture_with_an_error_ends_it(machine: Machine, served: Served) -> None:

@@ -73,6 +73,7 @@ class CaptureFeeds:
         self._room = asyncio.Event()
         self._room.set()
         self._stopped = False
+        self._well = False  # it was stopped, and a feed lived to see that
         self._error: PopnetError | None = None
 
     async def __aenter__(self) -> Self:
@@ -109,7 +110,8 @@ class CaptureFeeds:
     async def receive(self, timeout_s: float | None = None) -> bytes | None:
         """Whole blocks; None at the end; b"" when *timeout_s* seconds brought nothing.
 
-        Raises PeerDied when the last kernel died, or what its feed ended with.
+        Raises PeerDied when the last kernel died, also if that was while it was stopped; or what its feed
+        ended with.
         """
         deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
@@ -119,7 +121,7 @@ class CaptureFeeds:
             if blocks:
                 return blocks
             if not self._streams and not self.merger.size:
-                if self._error is not None and not self._stopped:
+                if self._error is not None and not self._well:
                     raise self._error
                 return None
             await self._ask()
@@ -189,6 +191,7 @@ class CaptureFeeds:
                     self._room.clear()
                     await self._room.wait()
             dropped = (stream.result or {}).get("dropped")
+            self._well = self._well or self._stopped
         except PopnetError as error:
             self._error = error
             if len(self._streams) > 1 and not self._stopped:
