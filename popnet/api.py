@@ -154,8 +154,8 @@ class Machine:
         return dict(await self._get("/v1/counters"))
 
     async def graph(self) -> dict[str, Any]:
-        """Its kernels and the links that exist, with what went over them; `popnet.graph` draws it."""
-        answers = [await self._get(f"/v1/{what}") for what in ("machine", "kernels", "counters")]
+        """Its kernels and links, with what went over them and is wrong with them; `popnet.graph` draws it."""
+        answers = [await self._get(f"/v1/{what}") for what in ("machine", "kernels", "counters", "links")]
         return build(*answers)
 
     def events(self, since: int = 0, *, follow: bool = True) -> AsyncIterator[dict[str, Any]]:
@@ -447,18 +447,21 @@ class Kernel:
         """What its terminal *n* showed since power-on, as far as the primary remembers."""
         return str(await self.machine._get(f"{self._path}/tty/{n}/history"))
 
-    def capture(self, filter: str = "", *, peer: str | None = None, snap_length: int = 0) -> Capture:
-        """The frames of its NIC, for `async with`.
+    def capture(
+        self, filter: str = "", *, peer: str | None = None, snap_length: int = 0, divert: str = ""
+    ) -> Capture:
+        """The frames of its NIC, for `async with`, which raises Refused for a bad filter or *divert*.
 
         Args:
             filter: in tcpdump's language; empty: all of them.
             peer: only those between it and the kernel of this name.
             snap_length: bytes to keep of a frame; 0: all.
+            divert: "in", "out" or "both": captured frames of this direction, to or from the kernel, end here,
+                until the capture does. What `inject` sends is captured and never diverted.
         """
-        if peer is None:
-            return Capture(CaptureFeeds(self.machine.client, self.name, filter, snap_length))
-        links = [(self.name, peer)]
-        return Capture(CaptureFeeds(self.machine.client, "", filter, snap_length, links=links))
+        where, links = (self.name, None) if peer is None else ("", [(self.name, peer)])
+        feeds = CaptureFeeds(self.machine.client, where, filter, snap_length, links=links, divert=divert)
+        return Capture(feeds)
 
     @property
     def nic(self) -> Wire:

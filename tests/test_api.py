@@ -232,6 +232,13 @@ async def test_inject_and_capture(machine: Machine, served: Served, tmp_path: Pa
     assert served.service.network.captures == 0
 
 
+async def test_a_capture_diverts_what_it_is_asked_to(machine: Machine, served: Served) -> None:
+    async with machine["k1"].capture("payload", divert="out"):
+        assert served.service.network.params["divert"] == "out"
+    async with machine["k1"].capture("payload"):
+        assert "divert" not in served.service.network.params
+
+
 async def test_a_capture_read_as_it_grows(machine: Machine) -> None:
     async with machine["k1"].capture() as capture:
         whole = b""

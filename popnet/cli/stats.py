@@ -1,6 +1,6 @@
 """`stats`: what the rings of the links did: a row a kernel, peer and ring; and `stats net`, a row a NIC.
 
-The numbers are those of `counters`; `--watch` shows what they grew by, per second.
+The numbers are those of `counters`; `--interval` and `--watch` show what they grew by, per second.
 """
 
 import time
@@ -11,6 +11,7 @@ import click
 
 from popnet.cli.complete import KERNEL
 from popnet.cli.output import Column, print_list
+from popnet.cli.screen import Watched, at_terminal, show
 from popnet.cli.settings import Settings, pass_settings, verb
 from popnet.control.client import Client
 from popnet.core.errors import NoSuchKernel
@@ -69,8 +70,11 @@ NIC_COLUMNS: Final = (
 @click.option(
     "-k", "--kernel", "chosen", type=KERNEL, multiple=True, help="Only this kernel; may be repeated."
 )
-@click.option("-w", "--watch", "period_s", type=click.FloatRange(min=0.1), help="Go on: growth a second.")
-@click.option("-n", "--count", "rounds", type=click.IntRange(min=1), help="With --watch: end after so many.")
+@click.option("-i", "--interval", "period_s", type=click.FloatRange(min=0.1), metavar="SECONDS",
+              help="Go on: each so many seconds, growth a second.  [default with --watch: 1]")  # fmt: skip
+@click.option("-w", "--watch", is_flag=True, help="Likewise, drawn anew in place at a terminal.")
+@click.option("-n", "--count", "rounds", type=click.IntRange(min=1),
+              help="With --interval or --watch: end after so many.")  # fmt: skip
 @pass_settings
 def stats_verb(
     settings: Settings,
@@ -78,6 +82,7 @@ def stats_verb(
     named: tuple[str, ...],
     chosen: tuple[str, ...],
     period_s: float | None,
+    watch: bool,
     rounds: int | None,
 ) -> None:
     """Show what rings and NICs did.
@@ -86,8 +91,13 @@ def stats_verb(
     ones were spared because it was awake, SPURIOUS ones found nothing. BUDGET: polls that ended at theirs.
     FULL: sends that found no room. ARMED, FOR-ROOM: sleeps for data and for room, announced to the peer.
 
-    popnet stats net k1 prints every counter of k1's NIC, and what went to and came from each peer.
+    popnet stats net k1 prints every counter of k1's NIC, and what went to and came from each peer. With
+    --interval or --watch numbers are what the counters grew by, a second.
     """
+    if watch and period_s is None:
+        period_s = 1.0
+    if rounds is not None and period_s is None:
+        raise click.UsageError("--count is for --interval or --watch; without, counters are shown once")
     details = what == "net" and bool(named) and period_s is None
     chosen += named
     take, columns, kind = (
@@ -108,12 +118,17 @@ def stats_verb(
     if period_s is None:
         print_list(settings, kind, before, columns)
         return
-    shown = 0
-    while rounds is None or shown < rounds:
-        time.sleep(period_s)
-        after = look()
-        print_list(settings, kind, growth(before, after, period_s), columns)
-        before, shown = after, shown + 1
+    looked_s = time.monotonic()
+
+    def rates() -> list[dict[str, Any]]:
+        nonlocal before, looked_s
+        was, was_s = before, looked_s
+        before, looked_s = look(), time.monotonic()
+        return growth(was, before, max(looked_s - was_s, 1e-3))
+
+    rest = f"rows; popnet stats {what} lists all"
+    watched = Watched(f"machine {client.machine}, growth a second", kind, columns, rest, rates)
+    show(settings, watched, period_s, rounds, watch and at_terminal(settings))
 
 
 def look_at(client: Client, chosen: Sequence[str]) -> tuple[dict[str, str], dict[str, Any]]:

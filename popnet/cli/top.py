@@ -1,26 +1,17 @@
-"""`top`: what the kernels do, a row a kernel, as rates between two looks at the counters.
+"""`top`: what the kernels do, a row a kernel, as rates between two looks at the counters."""
 
-At a terminal the screen is drawn anew each time, on the alternate screen; q or Ctrl-C ends it, any other key
-looks at once. Elsewhere each look is a table, or a document, of its own.
-"""
-
-import os
-import select
-import sys
-import termios
 import time
-import tty
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any, Final
 
 import click
 
-from popnet.cli.output import Column, coloured, print_list, state_colour, table
+from popnet.cli.output import Column, state_colour
+from popnet.cli.screen import Watched, at_terminal, show
 from popnet.cli.settings import Settings, pass_settings, verb
 from popnet.cli.units import size_text
 from popnet.control.client import Client
-from popnet.graph import bytes_text, count_text
+from popnet.graphwords import bytes_text, count_text
 
 
 def _rate(key: str, title: str) -> Column:
@@ -59,24 +50,16 @@ def top_verb(settings: Settings, period_s: float, rounds: int | None, once: bool
     its NIC for any reason (popnet stats net names them). CPU%: of one core, its daemon and programs.
     """
     client = settings.client()
-    live = settings.output == "table" and not once and sys.stdout.isatty() and sys.stdin.isatty()
-    rounds = 1 if once else rounds
     before = _look(client)
-    if not live:
-        shown = 0
-        while rounds is None or shown < rounds:
-            time.sleep(period_s)
-            after = _look(client)
-            print_list(settings, "Top", rows(before, after), COLUMNS)
-            sys.stdout.flush()
-            before, shown = after, shown + 1
-        return
-    with _screen():
-        shown = 0
-        while (rounds is None or shown < rounds) and not _quit(period_s):
-            after = _look(client)
-            _draw(client.machine, rows(before, after))
-            before, shown = after, shown + 1
+
+    def look() -> list[dict[str, Any]]:
+        nonlocal before
+        was, before = before, _look(client)
+        return rows(was, before)
+
+    rest = "kernels; popnet top --once lists all"
+    watched = Watched(f"machine {client.machine}", "Top", COLUMNS, rest, look)
+    show(settings, watched, period_s, 1 if once else rounds, at_terminal(settings) and not once)
 
 
 def _look(client: Client) -> dict[str, Any]:
@@ -122,39 +105,3 @@ def _totals(told: Mapping[str, Any]) -> dict[str, int]:
         "messages": sum(link.get("high_sent", 0) + link.get("normal_sent", 0) for link in links),
         "drops": sum(count for name, count in nic.items() if name.startswith("drop_")),
     }
-
-
-def _draw(machine: str, shown: Sequence[Mapping[str, Any]]) -> None:
-    columns, lines = os.get_terminal_size()
-    text = [f"machine {machine}  {time.strftime('%H:%M:%S')}   q quits", ""]
-    plain = table(shown, COLUMNS)
-    painted = table(shown, COLUMNS, coloured(sys.stdout))
-    text += [
-        line if len(bare) <= columns else bare[:columns] for line, bare in zip(painted, plain, strict=True)
-    ]
-    if len(text) > lines:
-        text = [*text[: lines - 1], f"... {len(text) - lines + 1} more kernels; popnet top --once lists all"]
-    sys.stdout.write("\x1b[H" + "\x1b[K\r\n".join(text) + "\x1b[J")
-    sys.stdout.flush()
-
-
-def _quit(wait_s: float) -> bool:
-    """Waits for a key; True if it was q, or there are no more keys to come."""
-    if not select.select([sys.stdin], [], [], wait_s)[0]:
-        return False
-    return os.read(sys.stdin.fileno(), 64)[:1] in (b"q", b"Q", b"")
-
-
-@contextmanager
-def _screen() -> Iterator[None]:
-    """The alternate screen, without a cursor; keys come one by one. All as it was afterwards."""
-    settings = termios.tcgetattr(sys.stdin)
-    sys.stdout.write("\x1b[?1049h\x1b[?25l\x1b[H\x1b[J")
-    sys.stdout.flush()
-    try:
-        tty.setcbreak(sys.stdin.fileno())
-        yield
-    finally:
-        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, settings)
-        sys.stdout.write("\x1b[?25h\x1b[?1049l")
-        sys.stdout.flush()

@@ -23,10 +23,11 @@ from popnet.graph import DRAWINGS, build
 def graph_verb(settings: Settings, drawing: str | None, write: str | None) -> None:
     """Draw the kernels and the links between them.
 
-    Links are made on first use; those that exist are shown, with what went over them.
+    Links are made on first use; those that exist are shown, with what went over them. What is impaired or
+    cut says so.
     """
     client = settings.client()
-    graph = build(client.get("/v1/machine"), client.get("/v1/kernels"), client.get("/v1/counters"))
+    graph = build(*(client.get(f"/v1/{what}") for what in ("machine", "kernels", "counters", "links")))
     document = {"apiVersion": API_VERSION, "kind": "Graph", **graph}
     match drawing or (settings.output if settings.output != "table" else "text"):
         case "json":

@@ -51,10 +51,12 @@ class CaptureFeeds:
         snap_length: int = 0,
         *,
         links: list[tuple[str, str]] | None = None,
+        divert: str = "",
     ) -> None:
         """Args:
         where: as `parse_targets` reads it; empty if there are *links*.
         links: pairs of kernels.
+        divert: "in", "out" or "both": such frames end in the capture; empty: none do.
         """
         self.merger = Merger()
         self.targets: list[Target] = []
@@ -64,6 +66,7 @@ class CaptureFeeds:
         self._links = links or []
         self._filter = filter
         self._snap_length = snap_length
+        self._divert = divert
         self._rows: dict[str, dict[str, Any]] = {}
         self._generations: dict[str, int] = {}  # the last that was captured at, or is known not to run
         self._streams: dict[int, ClientStream] = {}
@@ -153,6 +156,8 @@ class CaptureFeeds:
             "interface": len(self.merger.feeds),
             "spool": True,
         }
+        if self._divert:
+            params["divert"] = self._divert
         if target.peer is not None:
             params["peer"] = self._rows[target.peer]["kid"]
         place = self.merger.add(

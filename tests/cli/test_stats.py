@@ -2,6 +2,8 @@
 
 import json
 
+import pexpect
+import pytest
 from click.testing import CliRunner
 
 from popnet.cli.main import cli
@@ -51,9 +53,42 @@ def test_tables_and_documents(machine: Machine) -> None:
     net = json.loads(run(cli, ["stats", "net", "-o", "json"]).output)
     assert net["kind"] == "NicStatistics"
     assert [(row["kernel"], row["tx_frames"]) for row in net["items"]] == [("k1", 12)]
-    watched = run(cli, ["stats", "net", "--watch", "0.1", "--count", "2", "-o", "json"])
+
+
+@pytest.mark.parametrize("options", [["--interval", "0.1"], ["--watch", "-i", "0.1"]])
+def test_elsewhere_than_at_a_terminal_each_look_is_its_own(machine: Machine, options: list[str]) -> None:
+    watched = CliRunner().invoke(cli, ["stats", "net", *options, "--count", "2", "-o", "json"])
     assert watched.exit_code == 0
     assert watched.output.count('"tx_frames": 0') == 2
+    plain = CliRunner().invoke(cli, ["stats", "net", *options, "-n", "2"]).output
+    assert plain.count("KERNEL") == 2
+    assert "\x1b" not in plain
+
+
+def test_a_count_needs_something_to_count(machine: Machine) -> None:
+    result = CliRunner().invoke(cli, ["stats", "-n", "2"])
+    assert result.exit_code == 2
+    assert "--interval or --watch" in result.output
+
+
+def test_watched_in_place(machine: Machine) -> None:
+    screen = machine.spawn("stats", "net", "-w", "-i", "0.1", dimensions=(5, 60))
+    screen.expect_exact("\x1b[?1049h")
+    screen.expect_exact("machine demo, growth a second")
+    screen.expect("KERNEL.*TX.*k1 +0")
+    screen.expect_exact("\x1b[Hmachine demo")
+    screen.send("q")
+    screen.expect_exact("\x1b[?1049l")
+    screen.expect(pexpect.EOF)
+    screen.close()
+    assert screen.exitstatus == 0
+
+
+def test_an_interval_appends_at_a_terminal_too(machine: Machine) -> None:
+    lines = machine.spawn("stats", "net", "-i", "0.1", "-n", "2")
+    assert lines.read().count("KERNEL") == 2
+    lines.close()
+    assert lines.exitstatus == 0
 
 
 def test_an_unknown_kernel_is_told(machine: Machine) -> None:

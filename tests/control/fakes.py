@@ -249,6 +249,7 @@ class Network:
     def __init__(self) -> None:
         self.frames: list[bytes] = []
         self.captures = 0
+        self.params: dict[str, Any] = {}  # of the last capture
         self.changed = asyncio.Event()
 
     def _change(self) -> None:
@@ -264,6 +265,7 @@ class Network:
         return {"injected": injected, "dropped": 0}
 
     async def capture(self, stream: Stream) -> dict[str, Any]:
+        self.params = dict(stream.params)
         wanted = stream.params.get("filter", "").encode()
         start = len(self.frames)
         stopping = asyncio.create_task(self._until_closed(stream))

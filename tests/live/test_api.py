@@ -74,6 +74,21 @@ async def test_frames(machine: popnet.Machine, tmp_path: Path) -> None:
         await machine["k1"].inject(b"short")
 
 
+async def test_a_capture_that_diverts_is_the_end_of_frames(machine: popnet.Machine) -> None:
+    ping = ["ping", "-4", "-c1", "-W5", "k2"]
+    for peer in (None, "k2"):
+        async with machine["k1"].capture("icmp", peer=peer, divert="in") as capture:
+            lost = await machine["k1"].run([*ping, "-W0.3"])
+            await capture.wait_for(2)
+        assert (lost.status, len(capture.packets())) == (1, 2), (
+            "the answer came to the capture, and no further"
+        )
+        assert (await machine["k1"].run(ping)).ok
+    with pytest.raises(Refused, match="divert is in, out or both"):
+        async with machine["k1"].capture(divert="sideways"):
+            pass
+
+
 async def test_connections(machine: popnet.Machine) -> None:
     async with await machine["k2"].dial(22) as connection:
         received = await connection.receive()
