@@ -3,9 +3,13 @@
 Each kernel sends a TCP stream, datagrams of 64 and of 20,000 bytes (which are fragmented) and a ping flood
 to the next, all the time. One more is killed in mid-flood and booted again, every few seconds, and a capture
 comes and goes. Measured are the primary and the daemons that live all the time, once the flood has settled,
-and again at its end, with the same going on.
+now and then, and again at its end, with the same going on.
+
+As fast as it goes, this takes all CPUs. --gentle sends less of each, so that an hour of it can run beside
+other work: about a quarter of a core in all.
 """
 
+import argparse
 import asyncio
 import contextlib
 import os
@@ -20,12 +24,17 @@ import popnet
 
 SETTLE_S: Final = 20.0
 CHURN_S: Final = 5.0
+NEWS_S: Final = 300.0
+"""Between two lines that tell how it goes."""
 RSS_MAY_GROW_KB: Final = 4096
 """An allocator may keep so much more at one moment than at another."""
 
 FLOOD: Final = """
 import os, socket, sys, threading, time
-to, end = sys.argv[1], time.monotonic() + float(sys.argv[2])
+to, end, pause_s = sys.argv[1], time.monotonic() + float(sys.argv[2]), float(sys.argv[3])
+def rest():
+    if pause_s:
+        time.sleep(pause_s)
 def tcp():
     data = bytes(1 << 17)
     while time.monotonic() < end:
@@ -34,16 +43,20 @@ def tcp():
                 s.settimeout(5)
                 for _ in range(500):
                     s.sendall(data)
+                    rest()
+                    if time.monotonic() >= end:
+                        break
         except OSError:
             time.sleep(0.1)
 def udp(size):
     s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     while time.monotonic() < end:
-        for _ in range(100):
+        for _ in range(20):
             try:
                 s.sendto(bytes(size), (to, 7001))
             except OSError:
                 time.sleep(0.01)
+        rest()
 def sink():
     listener = socket.create_server(("", 7000))
     listener.settimeout(1)
@@ -76,6 +89,25 @@ for thread in threads:
 for thread in threads:
     thread.join()
 """
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How much is sent.
+
+    Attributes:
+        pause_s: of each sender, after 128 KiB of its stream, or 20 datagrams.
+        ping: its words that say how often.
+        churn_s: that a kernel which is to be killed lives.
+    """
+
+    pause_s: float
+    ping: tuple[str, ...]
+    churn_s: float
+
+
+FAST: Final = Pace(0.0, ("-f",), CHURN_S)
+GENTLE: Final = Pace(0.05, ("-i", "0.02"), 2 * CHURN_S)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,16 +145,19 @@ def machine_file(name: str, kernels: int) -> str:
     return f"apiVersion: popnet/v1\nname: {name}\nmachine: {{overcommit: true}}\nkernels:\n{lines}"
 
 
-async def flood(machine: popnet.Machine, kernel: str, to: str, seconds: float) -> None:
+async def flood(machine: popnet.Machine, kernel: str, to: str, seconds: float, pace: Pace) -> None:
     with contextlib.suppress(popnet.PopnetError):  # the kernel may be killed meanwhile
-        await machine[kernel].run([sys.executable, "-c", FLOOD, to, str(seconds)])
+        await machine[kernel].run([sys.executable, "-c", FLOOD, to, str(seconds), str(pace.pause_s)])
 
 
-async def ping(machine: popnet.Machine, kernel: str, to: str, seconds: float) -> None:
-    await machine[kernel].run(["ping", "-4", "-q", "-f", "-s", "1400", "-w", str(int(seconds)), to])
+async def ping(machine: popnet.Machine, kernel: str, to: str, seconds: float, pace: Pace) -> None:
+    words = ["ping", "-4", "-q", *pace.ping, "-s", "1400", "-w", str(int(seconds)), to]
+    await machine[kernel].run(words)
 
 
-async def churn(machine: popnet.Machine, kernel: str, to: str, until: float, still: asyncio.Lock) -> int:
+async def churn(
+    machine: popnet.Machine, kernel: str, to: str, until: float, still: asyncio.Lock, pace: Pace
+) -> int:
     """Kill *kernel* in mid-flood, and boot it, again and again; how often.
 
     *still* can be had for a moment in each flood, just before it is killed.
@@ -131,8 +166,8 @@ async def churn(machine: popnet.Machine, kernel: str, to: str, until: float, sti
     await still.acquire()
     while time.monotonic() < until:
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(flood(machine, kernel, to, CHURN_S + 1))
-            await asyncio.sleep(CHURN_S)
+            tasks.create_task(flood(machine, kernel, to, pace.churn_s + 1, pace))
+            await asyncio.sleep(pace.churn_s)
             still.release()  # a lock is fair: whoever waits has it first
             await still.acquire()
             await machine[kernel].kill()
@@ -160,62 +195,99 @@ async def uses(machine: popnet.Machine, without: str, still: list[asyncio.Lock])
         return {row["name"]: Use.of(row["pid"]) for row in await machine.kernels() if row["name"] != without}
 
 
-async def soak(machine: popnet.Machine, seconds: float, kernels: int) -> dict[str, Any]:
+async def watch(
+    machine: popnet.Machine, without: str, still: list[asyncio.Lock], seconds: float
+) -> list[dict[str, Use]]:
+    """What is used at once, every NEWS_S (and told then), and after *seconds*."""
+    began = time.monotonic()
+    samples = []
+    while True:
+        sample = await uses(machine, without, still)
+        samples.append(sample)
+        passed_s = time.monotonic() - began
+        fds = " ".join(f"{name} {use.fds} fds {use.rss_kb / 1024:.1f} MB" for name, use in sample.items())
+        print(f"{passed_s:6.0f} s: {fds}", file=sys.stderr, flush=True)
+        if passed_s >= seconds:
+            return samples
+        await asyncio.sleep(min(NEWS_S, seconds - passed_s))
+
+
+async def soak(machine: popnet.Machine, seconds: float, kernels: int, pace: Pace) -> dict[str, Any]:
     """Flood for *seconds*; what was used when it had settled and at the end, and what was moved."""
     ring, outsider = [f"k{i}" for i in range(1, kernels + 1)], f"k{kernels + 1}"
     addresses = {row["name"]: row["ipv4"] for row in await machine.kernels()}
     until = time.monotonic() + seconds
     still = [asyncio.Lock(), asyncio.Lock()]
+    quiet_s = until - 2 * pace.churn_s
     async with asyncio.TaskGroup() as tasks:
         for i, kernel in enumerate(ring):
             to = addresses[ring[(i + 1) % kernels]]
-            tasks.create_task(flood(machine, kernel, to, seconds))
-            tasks.create_task(ping(machine, kernel, to, seconds))
-        churned = tasks.create_task(churn(machine, outsider, addresses["k1"], until - 2 * CHURN_S, still[0]))
-        captured = tasks.create_task(capture(machine, "k1", until - 2 * CHURN_S, still[1]))
+            tasks.create_task(flood(machine, kernel, to, seconds, pace))
+            tasks.create_task(ping(machine, kernel, to, seconds, pace))
+        churned = tasks.create_task(churn(machine, outsider, addresses["k1"], quiet_s, still[0], pace))
+        captured = tasks.create_task(capture(machine, "k1", quiet_s, still[1]))
         await asyncio.sleep(SETTLE_S)
-        before = await uses(machine, outsider, still)
-        await asyncio.sleep(seconds - SETTLE_S - 5 * CHURN_S)
-        after = await uses(machine, outsider, still)
+        samples = await watch(machine, outsider, still, seconds - SETTLE_S - 5 * pace.churn_s)
     counters = (await machine.counters())["kernels"]
     return {
         "seconds": seconds,
-        "before": before,
-        "after": after,
+        "samples": samples,
         "killed": churned.result(),
         "captures": captured.result(),
         "counters": counters,
+        "cpu_s": sum(cpu_s(row["pid"]) for row in await machine.kernels()),
     }
+
+
+def cpu_s(pid: int) -> float:
+    """Seconds of CPU time that a process had."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def report(result: dict[str, Any]) -> int:
     grew = False
     killed, captures = result["killed"], result["captures"]
     print(f"{result['seconds']:.0f} s; one killed and booted {killed} times, {captures} captures")
-    print(f"{'KERNEL':10}{'FDS':>12}{'RSS, MB':>16}{'THREADS':>12}  VERDICT")
-    for name, then in result["before"].items():
-        now = result["after"][name]
+    print(f"the daemons took {result['cpu_s']:.0f} s of CPU time")
+    print(f"{len(result['samples'])} samples: first - last (most)")
+    print(f"{'KERNEL':10}{'FDS':>16}{'RSS, MB':>22}{'THREADS':>12}  VERDICT")
+    for name, then in result["samples"][0].items():
+        all_of_it = [sample[name] for sample in result["samples"]]
+        now = all_of_it[-1]
         verdict = now.verdict(then)
         grew |= verdict != "same"
-        fds, threads = f"{then.fds} - {now.fds}", f"{then.threads} - {now.threads}"
-        rss = f"{then.rss_kb / 1024:.1f} - {now.rss_kb / 1024:.1f}"
-        print(f"{name:10}{fds:>12}{rss:>16}{threads:>12}  {verdict}")
+        most_fds, most_kb = max(use.fds for use in all_of_it), max(use.rss_kb for use in all_of_it)
+        fds, threads = f"{then.fds} - {now.fds} ({most_fds})", f"{then.threads} - {now.threads}"
+        rss = f"{then.rss_kb / 1024:.1f} - {now.rss_kb / 1024:.1f} ({most_kb / 1024:.1f})"
+        print(f"{name:10}{fds:>16}{rss:>22}{threads:>12}  {verdict}")
     for name, counters in result["counters"].items():
         print(name, {key: value for key, value in counters["nic"].items() if value})
     return int(grew)
 
 
+def options_of(words: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        "tools/soak", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("seconds", nargs="?", type=float, default=600.0, help="how long; 600 unless given")
+    parser.add_argument("kernels", nargs="?", type=int, default=4, help="in the ring; 4 unless given")
+    parser.add_argument("--gentle", action="store_true", help="send little, so that other work can go on")
+    options = parser.parse_args(words)
+    options.pace = GENTLE if options.gentle else FAST
+    least_s = SETTLE_S + 6 * options.pace.churn_s
+    if options.seconds < least_s or options.kernels < 2:
+        parser.error(f"at least {least_s:.0f} seconds and 2 kernels")
+    return options
+
+
 async def main() -> int:
-    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 600.0
-    kernels = int(sys.argv[2]) if len(sys.argv) > 2 else 4
-    if seconds < SETTLE_S + 6 * CHURN_S or kernels < 2:
-        print(f"at least {SETTLE_S + 6 * CHURN_S:.0f} seconds and 2 kernels", file=sys.stderr)
-        return 2
+    options = options_of(sys.argv[1:])
     with tempfile.TemporaryDirectory(prefix="popnet-soak-") as directory:
         file = Path(directory) / "soak.yaml"
-        file.write_text(machine_file(f"soak-{os.getpid()}", kernels))
+        file.write_text(machine_file(f"soak-{os.getpid()}", options.kernels))
         async with popnet.Machine.from_file(file, run_dir=Path(directory) / "run") as machine:
-            result = await soak(machine, seconds, kernels)
+            result = await soak(machine, options.seconds, options.kernels, options.pace)
     return report(result)
 
 
