@@ -1,9 +1,10 @@
 """What a machine could leave behind on its host, as snapshots to compare: proof that it left nothing.
 
 A snapshot holds the interfaces and routes of this network namespace, the mounts of this mount namespace,
-cgroup directories and shared memory named after popnet, the machine's entries in the run directory, and its
-processes. Processes need help: programs in a kernel have any name. So the snapshot taken while the machine
-runs lists every descendant of its primary by (pid, start time), and `left` asks which of those still live.
+the control groups of machines whose primary has ended, shared memory named after popnet, the machine's
+entries in the run directory, and its processes. Processes need help: programs in a kernel have any name. So
+the snapshot taken while the machine runs lists every descendant of its primary by (pid, start time), and
+`left` asks which of those still live.
 Only reading, of /proc and /sys; no privileges.
 """
 
@@ -47,7 +48,7 @@ def take(run_dir: Path, primary: int | None = None) -> Snapshot:
         interfaces=frozenset(_names("/sys/class/net")),
         routes=frozenset(_routes()),
         mounts=frozenset(_mounts()),
-        cgroups=frozenset(_cgroups()),
+        cgroups=frozenset(cgroups()),
         shared_memory=frozenset(f"/dev/shm/{name}" for name in _names("/dev/shm") if "popnet" in name),
         run_files=frozenset(str(path) for path in run_dir.rglob("*")),
         processes=frozenset(family(primary)) if primary is not None else frozenset(),
@@ -83,6 +84,16 @@ def alive(processes: Iterable[Process]) -> list[Process]:
         (process for process in processes if _stat(process.pid, zombies=False) == process),
         key=lambda process: process.pid,
     )
+
+
+def cgroups(root: Path = Path("/sys/fs/cgroup")) -> Iterable[str]:
+    """Groups of machines, but not of those that run: a group's name ends with its primary's pid, and what a
+    primary that lives has is in use, by whomever."""
+    for directory, names, _files in os.walk(root):
+        for name in names:
+            owner = name.rpartition("-")[2]
+            if name.startswith("popnet") and not (owner.isdigit() and _stat(int(owner), zombies=False)):
+                yield f"{directory}/{name}"
 
 
 def family(pid: int) -> list[Process]:
@@ -131,11 +142,6 @@ def _routes() -> Iterable[str]:
     for line in path.read_text().splitlines()[1:] if path.exists() else ():
         interface, destination, gateway, *_rest = line.split()
         yield f"{interface} {destination} via {gateway}"
-
-
-def _cgroups() -> Iterable[str]:
-    for directory, names, _files in os.walk("/sys/fs/cgroup"):
-        yield from (f"{directory}/{name}" for name in names if name.startswith("popnet"))
 
 
 def _names(directory: str) -> list[str]:

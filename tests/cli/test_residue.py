@@ -35,6 +35,18 @@ def test_each_kind_is_compared(what: str, tmp_path: Path) -> None:
     assert sentence.endswith("planted")
 
 
+def test_a_group_counts_once_its_primary_has_ended(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as primary:
+        (tmp_path / "memory" / f"popnet-lab-{primary.pid}").mkdir(parents=True)
+        (tmp_path / "memory" / "popnet-of-nobody").mkdir()
+        assert list(residue.cgroups(tmp_path)) == [f"{tmp_path}/memory/popnet-of-nobody"]
+        primary.communicate(b"\n")
+    assert sorted(residue.cgroups(tmp_path)) == [
+        f"{tmp_path}/memory/popnet-lab-{primary.pid}",
+        f"{tmp_path}/memory/popnet-of-nobody",
+    ]
+
+
 def test_what_was_there_before_does_not_count(tmp_path: Path) -> None:
     (tmp_path / "other").touch()
     before = residue.take(tmp_path)
