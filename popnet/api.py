@@ -149,6 +149,10 @@ class Machine:
         """A row a registered service: service, kernel, kid, generation, version, port."""
         return list(await self._get("/v1/services"))
 
+    async def images(self) -> list[dict[str, Any]]:
+        """A row an image that its kernels can run: name, root, size_bytes, sha256, origin, path, ..."""
+        return list(await self._get("/v1/images"))
+
     async def counters(self) -> dict[str, Any]:
         """The counters of all kernels and links."""
         return dict(await self._get("/v1/counters"))

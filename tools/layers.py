@@ -23,6 +23,7 @@ LAYERS: Final = (
     {"message"},
     {"program"},
     {"machine"},
+    {"image"},
     {"net", "tty"},
     {"kernel"},
     {"control", "bench"},
@@ -59,6 +60,7 @@ USER_MAY_IMPORT: Final = {
     "popnet.core": "pure",
     "popnet.machine": "pure",
     **dict.fromkeys(CLIENT, "the client side of the control API"),
+    "popnet.image": "reads images; there is no machine to ask",
     "popnet.bench": "measures this host; there is no machine to ask",
     "popnet.program": "what a program inside a kernel uses",
     "popnet.net.decode": "pure: a frame as a line",
@@ -90,6 +92,7 @@ DOORS: Final = {
     "aiohttp": ("popnet.control",),
     "pydantic": ("popnet.machine.schema",),
     "yaml": ("popnet.machine.document",),
+    "compression": ("popnet.image.compression",),  # Python's own, from 3.14 on
     "rich": ("popnet.cli.tables",),
     "click": ("popnet.cli",),
     "scapy": ("popnet.scapy",),

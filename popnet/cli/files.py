@@ -38,14 +38,15 @@ def validate_verb(settings: Settings, file: str) -> None:
 
 
 @verb("schema")
-def schema_verb() -> None:
+@click.option("--image", "of_image", is_flag=True, help="That of an image's manifest, image.yaml.")
+def schema_verb(of_image: bool) -> None:
     """Print the JSON Schema of machine files.
 
     For editors: put  # yaml-language-server: $schema=popnet.schema.json  on top of the file.
     """
     from popnet.machine.file import schema
 
-    click.echo(json_text(schema()))
+    click.echo(json_text(schema(of_image)))
 
 
 def load_file(name: str) -> "MachineSpec":

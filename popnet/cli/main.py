@@ -52,6 +52,7 @@ VERBS: Final[dict[str, dict[str, tuple[str, str]]]] = {
     },
     "Files and other programs": {
         "images": ("popnet.cli.images", "List the images that kernels can run."),
+        "ramdisk": ("popnet.cli.ramdisk", "Make a ramdisk of static programs, as a cpio archive."),
         "validate": ("popnet.cli.files", "Check a machine file, and list all its errors."),
         "schema": ("popnet.cli.files", "Print the JSON Schema of machine files."),
         "ssh-config": ("popnet.cli.secure", "Print a configuration for OpenSSH clients."),

@@ -30,6 +30,7 @@ from popnet.kernel.cgroup import Tree
 from popnet.kernel.configure import boot_config
 from popnet.kernel.credentials import make as make_credentials
 from popnet.kernel.daemon import name_process, prepare
+from popnet.kernel.imageroots import ImageRoots
 from popnet.kernel.loader import fork_loader
 from popnet.kernel.primary import Primary
 from popnet.kernel.timeline import Timeline
@@ -120,11 +121,29 @@ def _run_owned(
     ownership.add_process(loader_pid)
     timeline = Timeline(time.monotonic())
     own = machine.primary
-    config = boot_config(machine, own, images[own.image], 1, credentials, ownership.directory)
-    prepared = prepare(config, tree.group(own.name), timeline)
+    image_roots = ImageRoots(ownership.directory)
+    try:
+        ready = image_roots.make_ready(images[own.image])
+        source = ready.path if ready else None
+        config = boot_config(machine, own, 1, credentials, ownership.directory, source)
+        prepared = prepare(config, tree.group(own.name), timeline)
+    except BaseException:
+        image_roots.close()
+        raise
 
     async def serve() -> None:
-        primary = Primary(machine, images, ownership, credentials, tree, loader, prepared, config, timeline)
+        primary = Primary(
+            machine,
+            images,
+            ownership,
+            credentials,
+            tree,
+            loader,
+            prepared,
+            config,
+            timeline,
+            image_roots,
+        )
         primary.on_event = lambda event: progress({"event": event})
         socket_path = ownership.directory / "control.sock"
         try:
@@ -144,6 +163,7 @@ def _run_owned(
     try:
         loop.run(serve())
     finally:
+        image_roots.close()
         loader.close()
         os.waitpid(loader_pid, 0)
 

@@ -44,6 +44,7 @@ ROUTES: Final = (
     Route("dmesg", "GET", _KERNEL + "/dmesg", "Its log", "lines", ("follow", "previous")),
     Route("events", "GET", "/v1/events", "What happened in the machine", "lines", ("follow", "since")),
     Route("ssh_config", "GET", "/v1/ssh-config", "Configuration for OpenSSH clients", "text"),
+    Route("images", "GET", "/v1/images", "The images that its kernels can run: size, digest, origin"),
     Route("services", "GET", "/v1/services", "What the kernels have registered"),
     Route("counters", "GET", "/v1/counters", "Counters of all kernels and links"),
     Route("links", "GET", "/v1/links", "Links and NICs that are impaired or cut, and what was observed"),

@@ -161,6 +161,9 @@ class _Api:
     async def ssh_config(self, request: web.Request) -> web.StreamResponse:
         return web.Response(text=self._service.ssh_config())
 
+    async def images(self, request: web.Request) -> web.StreamResponse:
+        return web.json_response(await self._service.images())
+
     async def services(self, request: web.Request) -> web.StreamResponse:
         return web.json_response(self._service.services())
 

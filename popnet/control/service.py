@@ -103,6 +103,9 @@ class Service(Protocol):
 
     def ssh_config(self) -> str: ...
 
+    async def images(self) -> list[dict[str, Any]]:
+        """A row an image: name, kind, root, size_bytes, sha256, origin, path, error, ..."""
+
     def services(self) -> list[dict[str, Any]]:
         """A row a registered service: service, kernel, kid, generation, version, port."""
 

@@ -54,6 +54,13 @@ class IllegalState(PopnetError):
     code = "illegal-state"
 
 
+class BrokenImage(PopnetError):
+    """An image whose root cannot be one: no archive, cut off, without an init, for another processor."""
+
+    code = "broken-image"
+    step = "image"  # of a boot
+
+
 class BootFailed(PopnetError):
     """A kernel did not come online; the message names the step and the reason."""
 
@@ -138,6 +145,7 @@ _BY_CODE: dict[str, type[PopnetError]] = {
         NoSuchProgram,
         NotExecutable,
         IllegalState,
+        BrokenImage,
         BootFailed,
         PeerDied,
         LinkViolation,

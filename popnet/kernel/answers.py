@@ -7,6 +7,7 @@ import asyncio
 import json
 import os
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any, Final
 
 from popnet.core.errors import IllegalState, NoSuchTerminal, PopnetError
@@ -14,6 +15,8 @@ from popnet.kernel.entry import Entry
 from popnet.kernel.events import Journal
 from popnet.kernel.roster import Roster
 from popnet.kernel.usage import measure
+from popnet.machine.imagelist import image_row
+from popnet.machine.search import find_images, image_search_path
 from popnet.machine.states import KernelState
 from popnet.message.endpoint import Endpoint
 from popnet.message.kinds import Kind
@@ -46,6 +49,14 @@ class Answers:
             return kernel.log.read(0, follow)
         running = kernel.life.state in (KernelState.STARTING, KernelState.ONLINE, KernelState.STOPPING)
         return _of_generation(kernel.log, kernel.life.generation - running)
+
+    async def images(self) -> list[dict[str, Any]]:
+        """Those that kernels run, wherever they are, and those that are found by name."""
+        found = find_images(image_search_path(os.environ, self._roster.machine.file))
+        by_path = {str(Path(path).absolute()): "name" for path in found.values()}
+        for kernel in self._roster:
+            by_path.setdefault(str(Path(kernel.image.path).absolute()), "path")
+        return await asyncio.to_thread(lambda: [image_row(Path(path), how) for path, how in by_path.items()])
 
     def ssh_config(self) -> str:
         return self._roster.credentials.ssh_config

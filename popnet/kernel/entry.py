@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from popnet.core import addresses
+from popnet.core.errors import PopnetError
 from popnet.kernel.cgroup import Group
 from popnet.kernel.events import Journal
 from popnet.kernel.incarnation import Incarnation
@@ -28,6 +29,8 @@ class Entry:
         hung: its heartbeat is missing.
         hint: what to do about a boot that failed before there was an incarnation.
         restarts: how often it failed in a row.
+        root: the tree that it shows, got ready before its boot; None is the host's own.
+        broken: why there is none.
         origin: it and its image as the machine file has them; None if the file does not, and `load` added it.
     """
 
@@ -41,6 +44,8 @@ class Entry:
     hung: bool = False
     hint: str = ""
     restarts: restart.Record = field(default_factory=restart.Record)
+    root: str | None = None
+    broken: PopnetError | None = None
     origin: tuple[KernelSpec, Image] | None = None
 
     def state_text(self) -> str:

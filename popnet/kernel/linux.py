@@ -46,6 +46,11 @@ def _check(result: int, what: str) -> None:
         raise OSError(number, f"{what}: {os.strerror(number)}")
 
 
+def is_initial_user_namespace() -> bool:
+    """Whether the caller is in the host's user namespace, or one that maps all ids as it does."""
+    return Path("/proc/self/uid_map").read_text().split() == ["0", "0", "4294967295"]
+
+
 def unshare(flags: int) -> None:
     """unshare(2): move the caller into new namespaces (CLONE_NEWPID: its next child)."""
     _check(_libc.unshare(flags), f"unshare({flags:#x})")

@@ -19,6 +19,7 @@ from popnet.core.errors import BootFailed, IllegalState, PopnetError
 from popnet.kernel.cgroup import Group
 from popnet.kernel.daemon import Daemon
 from popnet.kernel.entry import Entry
+from popnet.kernel.imageroots import ImageRoots
 from popnet.kernel.incarnation import Incarnation
 from popnet.kernel.loaderclient import LoaderClient
 from popnet.kernel.roster import Roster
@@ -44,6 +45,7 @@ class Lives:
         directory: shows every kernel's state to all.
         daemon: of kernel 0, by whose links the others are told.
         registry: forgets what the dead had registered.
+        image_roots: has the roots of images ready.
         event: takes (kind, kernel, text, **more).
 
     Attributes:
@@ -58,6 +60,7 @@ class Lives:
         directory: Directory,
         daemon: Daemon,
         registry: RegistryShell,
+        image_roots: ImageRoots,
         event: Callable[..., None],
     ) -> None:
         self._roster = roster
@@ -66,6 +69,8 @@ class Lives:
         self._directory = directory
         self._links, self._endpoint = daemon.links, daemon.endpoint
         self._registry = registry
+        self._image_roots = image_roots
+        self._remarks: set[str] = set()
         self._event = event
         self._removals: set[asyncio.Task[None]] = set()
         self._boots_wanted = True
@@ -109,6 +114,7 @@ class Lives:
         if kernel.life.state is not KernelState.LOADED:
             self._roster.check(kernel)
             self.handle(kernel, states.Load())
+        await self._ready(kernel)
         self.handle(kernel, states.Start())
         incarnation = kernel.incarnation
         if incarnation is None:
@@ -125,6 +131,19 @@ class Lives:
         except BootFailed as error:
             await asyncio.shield(incarnation.gone)
             raise BootFailed(f"kernel {kernel.spec.name}: {error}", error.hint) from None
+
+    async def _ready(self, kernel: Entry) -> None:
+        """Have the root of *kernel* ready; what is wrong with it is for the boot to tell."""
+        kernel.broken = None
+        try:
+            ready = await self._image_roots.ready(kernel.image)
+        except PopnetError as error:
+            kernel.broken = error
+            return
+        kernel.root = ready.path if ready else None
+        if ready and ready.remark and ready.remark not in self._remarks:
+            self._remarks.add(ready.remark)
+            self._event("image.unpacked", kernel, f"kernel {kernel.spec.kid}: {ready.remark}")
 
     def came_online(self, kernel: Entry, timeline: list[dict[str, Any]]) -> bool:
         """A kernel says that it is online; that counts once, and only while it boots. Whether it did."""
@@ -144,10 +163,14 @@ class Lives:
     def _fork(self, kernel: Entry) -> None:
         generation = kernel.life.generation
         try:
+            if kernel.broken is not None:
+                raise kernel.broken
             kernel.incarnation = self._loader.fork(kernel, self._switchboard.take, self._daemon_died)
         except (OSError, ValueError, PopnetError) as error:
             kernel.hint = getattr(error, "hint", "")
-            self.handle(kernel, states.StepFailed(generation, "partition", str(error)))
+            self.handle(
+                kernel, states.StepFailed(generation, getattr(error, "step", "partition"), str(error))
+            )
 
     # Ends
 

@@ -73,10 +73,10 @@ class LoaderClient:
             config = boot_config(
                 self._roster.machine,
                 kernel.spec,
-                kernel.image,
                 generation,
                 self._roster.credentials,
                 self._ownership.directory,
+                kernel.root,
             )
             config = replace(config, impairments=self._impairments.at_boot(kernel.spec.name))
             group = self._tree.group(kernel.spec.name)

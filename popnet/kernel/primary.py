@@ -34,6 +34,7 @@ from popnet.kernel.credentials import Credentials
 from popnet.kernel.daemon import Daemon, Prepared
 from popnet.kernel.entry import Entry
 from popnet.kernel.events import Journal
+from popnet.kernel.imageroots import ImageRoots
 from popnet.kernel.impairments import Impairments
 from popnet.kernel.linkcalls import LinkCalls
 from popnet.kernel.lives import Lives
@@ -60,6 +61,7 @@ class Primary:
     Args:
         loader: the channel to the loader.
         prepared, config, timeline: of kernel 0, which is in this process.
+        image_roots: has the roots of images ready; the caller closes it.
 
     Attributes:
         on_event: called with each event as it happens.
@@ -76,6 +78,7 @@ class Primary:
         prepared: Prepared,
         config: BootConfig,
         timeline: Timeline,
+        image_roots: ImageRoots,
     ) -> None:
         self._ownership = ownership
         self._tree = tree
@@ -104,7 +107,14 @@ class Primary:
         registry = RegistryShell(endpoint, self._roster.names)
         self._reports = Reports(self._roster, self._event, self._came_online)
         self._lives = Lives(
-            self._roster, self._loader, switchboard, directory, self._daemon, registry, self._event
+            self._roster,
+            self._loader,
+            switchboard,
+            directory,
+            self._daemon,
+            registry,
+            image_roots,
+            self._event,
         )
         self._supervision = Supervision(
             self._roster, directory, links.heartbeat, self._lives.boot, self._event
@@ -115,6 +125,7 @@ class Primary:
         self.kernels, self.timeline, self.log = answers.kernels, answers.timeline, answers.log
         self.open, self.terminal, self.ssh_config = answers.open, answers.terminal, answers.ssh_config
         self.services, self.counters = answers.services, answers.counters
+        self.images = answers.images
         calls = LinkCalls(self._roster, self._impairments)
         self.links, self.link = calls.links, calls.link
         self.faults, self.run_faults, self.stop_faults = calls.faults, calls.run_faults, calls.stop_faults

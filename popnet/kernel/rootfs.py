@@ -10,8 +10,7 @@ below it (they could be uncovered), so the tree is mirrored: a directory without
 overlay, one with mounts
 below becomes a plain directory whose entries are mirrored in turn. That also brings in other file systems
 (/home, /usr), which a
-single overlay of / would leave empty. A *ramdisk* root is a tmpfs with the image's programs, bound from the
-host, and their links.
+single overlay of / would leave empty. A *directory* root is one overlay of an image's own tree.
 
 On both come /proc, /sys, /dev and /run, hardened as container run-times do it: /sys and /proc/sys (but for
 /proc/sys/net, which
@@ -28,7 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from popnet.kernel import linux
+from popnet.kernel import linux, rootdir
 
 _ABSENT: Final = frozenset({"/proc", "/sys", "/dev", "/run", "/tmp", "/mnt", "/media", "/lost+found"})
 """Host directories that a host-overlay root does not mirror: replaced, private or pointless."""
@@ -50,9 +49,8 @@ class RootPlan:
     """What a root file system is made of.
 
     Attributes:
-        kind: `host-overlay` or `ramdisk`.
-        programs: ramdisk only: path inside -> file on the host.
-        links: ramdisk only: path inside -> target of a symbolic link.
+        kind: `host-overlay` or `directory`.
+        source: the directory of the host.
         files: path inside -> text, written over what the root has there.
         proc_files: name below /proc -> text shown there instead.
         devices: names below /dev of the host's devices it has, beside those that every kernel has.
@@ -61,8 +59,7 @@ class RootPlan:
     """
 
     kind: str
-    programs: Mapping[str, str] = field(default_factory=dict)
-    links: Mapping[str, str] = field(default_factory=dict)
+    source: str = ""
     files: Mapping[str, str] = field(default_factory=dict)
     proc_files: Mapping[str, str] = field(default_factory=dict)
     devices: tuple[str, ...] = ()
@@ -88,10 +85,8 @@ def build(plan: RootPlan, mount_point: str) -> None:
     linux.mount(str(root), root, "", linux.MS_BIND)  # pivot_root wants a mount point
     if plan.kind == "host-overlay":
         _HostMirror(base, root, plan.files).mirror_root()
-    elif plan.kind == "ramdisk":
-        _unpack_ramdisk(root, plan)
     else:
-        raise OSError(f"unknown kind of root file system {plan.kind!r}: allowed are host-overlay and ramdisk")
+        rootdir.show(plan.source, base, root, plan.files, overlay_options())
     _mount_system(root, base, plan)
     os.chdir(root)
     linux.pivot_root(".", ".")
@@ -99,15 +94,16 @@ def build(plan: RootPlan, mount_point: str) -> None:
     os.chdir("/")
 
 
+def overlay_options() -> str:
+    """What an overlay needs beside its layers: an ordinary user's keeps its notes in other attributes."""
+    return "" if linux.is_initial_user_namespace() else ",userxattr"
+
+
 def _mount_points() -> list[str]:
     """Mount points of the calling process, as /proc/self/mountinfo escapes them undone."""
     lines = Path("/proc/self/mountinfo").read_bytes().splitlines()
     escaped = [line.split(b" ")[4] for line in lines]
     return [os.fsdecode(path.decode("unicode_escape").encode("latin-1")) for path in escaped]
-
-
-def _is_initial_user_namespace() -> bool:
-    return Path("/proc/self/uid_map").read_text().split() == ["0", "0", "4294967295"]
 
 
 class _HostMirror:
@@ -119,7 +115,7 @@ class _HostMirror:
         self._files = dict(files)  # those not yet written
         # What has mounts strictly below it: every ancestor of every mount point.
         self._busy = {str(parent) for point in _mount_points() for parent in Path(point).parents}
-        self._options = "" if _is_initial_user_namespace() else ",userxattr"
+        self._options = overlay_options()
         self._count = 0
 
     def mirror_root(self) -> None:
@@ -203,24 +199,6 @@ def _write(file: Path, text: str) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.unlink(missing_ok=True)
     file.write_text(text)
-
-
-def _unpack_ramdisk(root: Path, plan: RootPlan) -> None:
-    for name in ("bin", "dev", "etc", "mnt", "proc", "root", "run", "sbin", "sys", "tmp", "usr", "var"):
-        (root / name).mkdir()
-    (root / "tmp").chmod(0o1777)
-    for inside, outside in plan.programs.items():
-        file = root / inside.lstrip("/")
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.touch()
-        linux.mount(outside, file, "", linux.MS_BIND)
-        linux.mount("none", file, "", linux.MS_BIND | linux.MS_REMOUNT | linux.MS_RDONLY | linux.MS_NOSUID)
-    for inside, target in plan.links.items():
-        link = root / inside.lstrip("/")
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(target)
-    for inside, text in plan.files.items():
-        _write(root / inside.lstrip("/"), text)
 
 
 def _mount_system(root: Path, base: Path, plan: RootPlan) -> None:

@@ -8,6 +8,7 @@ Nothing is started before the whole file is right.
 """
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path as FilePath
@@ -18,7 +19,8 @@ from popnet.machine import cmdline
 from popnet.machine.cmdline import BootParameters
 from popnet.machine.document import read
 from popnet.machine.host import Host
-from popnet.machine.image import MANIFEST, Image
+from popnet.machine.image import MANIFEST, SOURCED, Image
+from popnet.machine.imagesource import source_problem
 from popnet.machine.names import PRIMARY
 from popnet.machine.problems import shown, suggestion
 from popnet.machine.report import Report, read_text
@@ -28,6 +30,7 @@ from popnet.machine.schema import (
     ImageSection,
     KernelSection,
     MachineSection,
+    image_schema,
     json_schema,
 )
 from popnet.machine.search import find_images
@@ -114,6 +117,7 @@ def load_image(directory: str) -> Image:
         if defaults != own:
             text = "CPUs, memory, devices, terminals, names and init belong to kernels, or have keys"
             report.problem(("append",), text)
+    source = _source(section, FilePath(directory), report)
     if report.lines:
         raise report.error()
     return Image(
@@ -126,12 +130,39 @@ def load_image(directory: str) -> Image:
         programs=section.programs,
         append=section.append,
         path=directory,
+        source=source,
+        sha256=section.sha256,
+        origin=section.origin,
+        description=section.description,
     )
 
 
-def schema() -> dict[str, Any]:
-    """The JSON Schema of machine files."""
-    return json_schema()
+def _source(section: ImageSection, directory: FilePath, report: Report) -> str:
+    """Where the root of an image comes from, or what is wrong with that in its manifest."""
+    if section.root not in SOURCED:
+        for key in ("source", "sha256"):
+            if getattr(section, key) is not None:
+                kinds = ", ".join(SOURCED)
+                report.problem((key,), f"only for a root that is one of {kinds}; this one is {section.root}")
+    elif section.source is None:
+        if ("source",) not in report.document.values:
+            text = f"{section.root} needs the key 'source': the path of the {section.root}"
+            report.problem(("root",), text)
+    else:
+        path = (directory / section.source).absolute()
+        if problem := source_problem(section.root, path):
+            report.problem(("source",), f"{path}: {problem}")
+        if section.sha256 is not None and section.root == "directory":
+            report.problem(("sha256",), "a directory has no digest of its own; leave this key out")
+        return str(path)
+    if section.programs and section.root != "ramdisk":
+        report.problem(("programs",), f"only for a ramdisk; this root is {section.root}")
+    return ""
+
+
+def schema(of_image: bool = False) -> dict[str, Any]:
+    """The JSON Schema of machine files, or of image manifests."""
+    return image_schema() if of_image else json_schema()
 
 
 def _images(
@@ -165,4 +196,4 @@ def _images(
 
 
 if __name__ == "__main__":
-    print(json.dumps(schema(), indent=2))
+    print(json.dumps(schema("--image" in sys.argv), indent=2))

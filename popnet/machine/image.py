@@ -7,7 +7,14 @@ KINDS: Final = {"native": "the host's own Linux, seen from namespaces of its own
 ROOTS: Final = {
     "host-overlay": "the host's files, copy-on-write: changes stay in the kernel and end with it",
     "ramdisk": "an empty file system in memory, with the programs listed",
+    "directory": "a directory, copy-on-write",
+    "tar": "a tar archive, unpacked once and kept, copy-on-write",
+    "squashfs": "a squashfs image, copy-on-write",
+    "cpio": "a cpio archive as Linux boots it, unpacked once and kept, copy-on-write",
 }
+
+SOURCED: Final = ("directory", "tar", "squashfs", "cpio")
+"""Roots that come from a file or directory, which the manifest names."""
 
 MANIFEST: Final = "image.yaml"
 """The file that makes a directory an image."""
@@ -27,6 +34,9 @@ class Image:
         programs: programs of the host that a ramdisk gets; busybox brings its applets.
         append: boot parameters of all its kernels.
         path: its directory.
+        source: absolute path of the file or directory that its root comes from; "" if there is none.
+        sha256: what the digest of that file must be, in hexadecimal; None if nobody says.
+        origin, description: where it came from, and what it is, for people.
     """
 
     name: str
@@ -38,3 +48,7 @@ class Image:
     programs: tuple[str, ...]
     append: str
     path: str
+    source: str = ""
+    sha256: str | None = None
+    origin: str = ""
+    description: str = ""

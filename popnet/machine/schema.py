@@ -497,19 +497,50 @@ class MachineFile(FileSection):
     faults: list[FaultSection] = Field(default=[], description="What goes wrong, and when.")
 
 
-class ImageSection(Section):
-    """An image's manifest."""
+def _file_path(text: str) -> str:
+    if not text.strip() or "\0" in text:
+        raise ValueError(f"got {text!r}; allowed: a path such as rootfs.tar.gz")
+    return text
 
-    api_version: ApiVersion = Field(default=None, alias="apiVersion")
-    name: Name = None
-    kind: Annotated[str, _one_of(*KINDS)] = "native"
-    root: Annotated[str, _one_of(*ROOTS)] = "host-overlay"
-    init: Program = None
-    ssh: Boolean = False
-    ttys: TtysDefault = 1
-    programs: Annotated[tuple[str, ...], PlainValidator(_words)] = ()
-    append: Append = ""
-    description: Word = ""
+
+def _digest(text: str) -> str:
+    if len(text) != 64 or set(text.lower()) - set("0123456789abcdef"):
+        raise ValueError(f"got {text!r}; allowed: 64 hexadecimal digits, as sha256sum prints them")
+    return text.lower()
+
+
+class ImageSection(Section):
+    """A popnet image: what a kernel runs."""
+
+    api_version: ApiVersion = Field(
+        default=None, alias="apiVersion", description="The version of this format."
+    )
+    name: Name = Field(default=None, description="The directory's name again.")
+    kind: Annotated[str, _one_of(*KINDS), WithJsonSchema({"enum": list(KINDS)})] = Field(
+        default="native", description="native: the host's own Linux."
+    )
+    root: Annotated[str, _one_of(*ROOTS), WithJsonSchema({"enum": list(ROOTS)})] = Field(
+        default="host-overlay", description="What its root file system is made of."
+    )
+    source: Annotated[str | None, _text(_file_path, "a path such as rootfs.tar.gz"), _TEXT] = Field(
+        default=None, description="The file or directory of the root, from the manifest's own directory."
+    )
+    sha256: Annotated[
+        str | None,
+        _text(_digest, "64 hexadecimal digits, as sha256sum prints them"),
+        WithJsonSchema({"type": "string", "pattern": "^[0-9a-fA-F]{64}$"}),
+    ] = Field(default=None, description="What the SHA-256 of that file must be.")
+    init: Program = Field(default=None, description="Absolute path of its init; popnet's own by default.")
+    ssh: Boolean = Field(default=False, description="Whether it can run sshd, and does by default.")
+    ttys: TtysDefault = Field(default=1, description="How many terminals its kernels have by default.")
+    programs: Annotated[
+        tuple[str, ...],
+        PlainValidator(_words),
+        WithJsonSchema({"type": "array", "items": {"type": "string", "minLength": 1}}),
+    ] = Field(default=(), description="For a ramdisk: programs of the host to put into it.")
+    append: Append = Field(default="", description="Boot parameters of every kernel that runs it.")
+    description: Word = Field(default="", description="One line for people.")
+    origin: Word = Field(default="", description="Where it came from, for people.")
 
 
 def _memory_map(value: object) -> MemoryMap:
@@ -610,6 +641,14 @@ def json_schema() -> dict[str, Any]:
     """The JSON Schema of machine files (draft 2020-12)."""
     schema = MachineFile.model_json_schema(by_alias=True)
     schema["required"] = ["apiVersion", "name", "kernels"]
+    _drop_defaults(schema)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def image_schema() -> dict[str, Any]:
+    """The JSON Schema of image manifests."""
+    schema = ImageSection.model_json_schema(by_alias=True)
+    schema["required"] = ["apiVersion"]
     _drop_defaults(schema)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -59,6 +60,16 @@ def busybox() -> str:
     ).stdout.strip()
 
 
+def small_root(directory: Path, *applets: str, files: dict[str, str] | None = None) -> RootPlan:
+    """A plan of a root that is made in *directory*: busybox under the names *applets*, and *files*."""
+    directory.mkdir(parents=True)
+    (directory / "bin").mkdir()
+    shutil.copy(Path(busybox()).resolve(), directory / "bin/busybox")
+    for name in applets:
+        (directory / "bin" / name).symlink_to("busybox")
+    return RootPlan("directory", str(directory), files=files or {})
+
+
 def in_kernel(
     test: Callable[[InitClient], Awaitable[Any]],
     mount_point: Path,
@@ -69,11 +80,14 @@ def in_kernel(
     """What *test* returns, run beside the init of a new kernel.
 
     Args:
-        mount_point: any empty directory.
+        mount_point: any directory; an empty one is made in it.
         plan: of its root; the host's tree if None.
         program: an init of its own.
         before: runs in the child once it has a mount namespace of its own: may mount what it likes.
     """
+
+    mount_point = mount_point / "mount-point"
+    mount_point.mkdir(exist_ok=True)
 
     def child() -> Any:
         namespaces.enter_machine()

@@ -36,7 +36,7 @@ def config(machine: MachineSpec) -> BootConfig:
         generation=7,
         subnet=machine.subnet,
         subnet6=machine.subnet6,
-        root=RootPlan("ramdisk", {"/bin/sh": "/bin/busybox"}, files={"/etc/hosts": "x\n"}, size=5),
+        root=RootPlan("directory", "/srv/mine", files={"/etc/hosts": "x\n"}, size=5),
         mount_point="/run/mnt",
         host_key="secret",
         authorized_keys="",

@@ -124,7 +124,7 @@ def test_no_busybox(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> object:
         raise Unavailable("image light needs the program 'busybox'", "install it")
 
-    monkeypatch.setattr(doctor.roots, "root_plan", refuse)
+    monkeypatch.setattr(doctor.ramdisk, "find_program", refuse)
     assert doctor._light_image() == Check(
         "image light",
         "degraded",

@@ -13,20 +13,15 @@ import pytest
 from popnet.core.errors import BootFailed, NoSuchProgram, NotExecutable, Refused
 from popnet.kernel.initclient import InitClient
 from popnet.kernel.rootfs import RootPlan
-from tests.kernel.inside import ENVIRON, busybox, in_kernel, output_of, sh
+from tests.kernel.inside import ENVIRON, in_kernel, output_of, sh, small_root
 
 
 @pytest.fixture
-def light() -> RootPlan:
+def light(tmp_path: Path) -> RootPlan:
     """A small root: busybox and its shell."""
-    path = str(Path(busybox()).resolve())
     names = ("sh", "cat", "sleep", "ls", "kill", "tty", "stty", "nohup", "ps", "test", "true")
-    return RootPlan(
-        "ramdisk",
-        programs={"/bin/busybox": path},
-        links={f"/bin/{name}": "busybox" for name in names},
-        files={"/etc/motd": "hello\n"},
-    )
+    more = ("hostname", "sed", "cut")
+    return small_root(tmp_path / "light", *names, *more, files={"/etc/motd": "hello\n"})
 
 
 def _read_all(master: int) -> str:
@@ -49,7 +44,6 @@ def test_programs_run_on_pipes_and_end_with_their_status(tmp_path: Path, light: 
             statuses.append(await program.ended)
         return said, statuses
 
-    light = RootPlan("ramdisk", light.programs, {**light.links, "/bin/hostname": "busybox"}, light.files)
     said, statuses = in_kernel(test, tmp_path, light)
     lines = said.split("\n")
     assert lines[0].split()[0] != "1"
@@ -83,7 +77,6 @@ def test_a_tty_has_a_name_and_programs_start_on_its_path(tmp_path: Path, light: 
         os.close(slave)
         return path, links, (await asyncio.to_thread(_read_all, master)).strip()
 
-    light = RootPlan("ramdisk", light.programs, {**light.links, "/bin/sed": "busybox"})
     path, links, said = in_kernel(test, tmp_path, light)
     assert said == path
     assert links.split() == [path.removeprefix("/dev/")] * 2
@@ -158,8 +151,7 @@ def test_orphans_are_reaped(tmp_path: Path, light: RootPlan) -> None:
             continue
         return states
 
-    links = {**light.links, "/bin/sed": "busybox", "/bin/cut": "busybox"}
-    assert in_kernel(test, tmp_path, RootPlan("ramdisk", light.programs, links)).split()
+    assert in_kernel(test, tmp_path, light).split()
 
 
 def test_shutdown_asks_and_then_kills_the_stubborn(tmp_path: Path, light: RootPlan) -> None:
@@ -227,9 +219,8 @@ def test_a_root_that_cannot_be_built_fails_the_boot_with_the_step(tmp_path: Path
         except BootFailed as error:
             return str(error)
 
-    plan = RootPlan("ramdisk", programs={"/bin/sh": "/no/such/shell"})
-    assert re.match("root: .*mount /no/such/shell on .*: No such file", in_kernel(test, tmp_path, plan))
-    assert "unknown kind" in in_kernel(test, tmp_path, RootPlan("floppy"))
+    plan = RootPlan("directory", "/no/such/root")
+    assert re.match("root: .*No such file or directory: '/no/such/root'", in_kernel(test, tmp_path, plan))
 
 
 def test_an_init_of_the_images_own_is_pid_1(tmp_path: Path, light: RootPlan) -> None:

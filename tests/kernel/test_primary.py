@@ -17,6 +17,7 @@ from popnet.kernel import primary as module
 from popnet.kernel.cgroup import Tree
 from popnet.kernel.configure import boot_config
 from popnet.kernel.credentials import Credentials
+from popnet.kernel.imageroots import ImageRoots
 from popnet.kernel.links import Links
 from popnet.kernel.owner import Ownership
 from popnet.kernel.primary import Primary
@@ -135,7 +136,9 @@ class Lab:
         keys = {kernel.name: "" for kernel in spec.kernels}
         credentials = Credentials(keys, "", "")
         ownership = Ownership(tmp / "run", "test")
-        config = boot_config(spec, spec.primary, images["full"], 1, credentials, ownership.directory)
+        config = boot_config(spec, spec.primary, 1, credentials, ownership.directory, None)
+        monkeypatch.setenv("POPNET_CACHE_DIR", str(tmp / "cache"))
+        image_roots = ImageRoots(ownership.directory)
         tree = Tree("test", lambda path: None, tmp / "no-cgroups", "")
         self.primary = Primary(
             spec,
@@ -147,6 +150,7 @@ class Lab:
             None,
             config,
             Timeline(0.0),  # type: ignore[arg-type]
+            image_roots,
         )
         self.kernels: list[FakeKernel] = []
         self.play: Callable[[FakeKernel], Any] = FakeKernel.boot

@@ -63,7 +63,8 @@ class Lab:
     def env(self) -> dict[str, str]:
         # XDG_RUNTIME_DIR of the user who runs the tests must not matter.
         base = {k: v for k, v in os.environ.items() if not k.startswith(("POPNET_", "XDG_"))}
-        return {**base, "POPNET_RUN_DIR": str(self.run_dir), "NO_COLOR": "1", **self.environ}
+        cache = {"POPNET_CACHE_DIR": str(self.tmp / "cache")}
+        return {**base, "POPNET_RUN_DIR": str(self.run_dir), "NO_COLOR": "1", **cache, **self.environ}
 
     def command(self, *words: str) -> list[str]:
         return [*self.prefix, *POPNET, *words]
