@@ -121,8 +121,12 @@ class Host:
 
     def program(self, names: Sequence[str]) -> str | None:
         """The first of *names* that there is, also beside the peers' interpreter."""
-        path = os.pathsep.join((str(Path(self.peers_python).parent), os.environ.get("PATH", os.defpath)))
-        return next((found for name in names if (found := shutil.which(name, path=path))), None)
+        beside = str(Path(self.peers_python).parent)  # first of all: parts of one MPI belong together
+        for path in (beside, os.environ.get("PATH", os.defpath)):
+            for name in names:
+                if found := shutil.which(name, path=path):
+                    return found
+        return None
 
     def command(self, kind: WireKind, mode: str, size: int, budget_s: float) -> list[str]:
         """What measures *kind* once. Programs in C are compiled when they are first asked for.

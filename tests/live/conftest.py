@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from popnet.cli import residue
-from tests.live.lab import Lab
+from tests.live.lab import Lab, nothing_left
 
 
 @pytest.fixture
@@ -30,5 +30,4 @@ def _lab(tmp: Path) -> Iterator[Lab]:
         yield lab
     finally:
         lab.down()
-    after = residue.take(lab.run_dir)
-    assert residue.left(before, before, after) == [], "the test left something on this host"
+    nothing_left(before, before, lab.run_dir)

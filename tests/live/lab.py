@@ -3,6 +3,7 @@ afterwards."""
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -33,6 +34,17 @@ def wait_until(condition: Callable[[], Any], what: str, timeout_s: float = 20.0)
             return result
         assert time.monotonic() < deadline, f"not within {timeout_s} s: {what}"
         time.sleep(0.02)
+
+
+def nothing_left(before: residue.Snapshot, running: residue.Snapshot, run_dir: Path) -> None:
+    """A machine that ran has left nothing: none of its processes and files, at once. What is the whole host's
+    may be somebody else's, who runs tests beside us, so theirs may come and go."""
+    sentences = residue.left(before, running, residue.take(run_dir))
+    assert [text for text in sentences if text.startswith(("process ", "file "))] == []
+    wait_until(
+        lambda: not residue.left(before, running, residue.take(run_dir)),
+        "the host is as it was, but for " + "; ".join(sentences),
+    )
 
 
 def namespaces(processes: Iterable[residue.Process]) -> set[str]:
@@ -102,6 +114,21 @@ class Lab:
     def sh(self, kernel: str, script: str, **more: Any) -> str:
         """The output of a shell script in *kernel*."""
         return self.exec(kernel, "sh", "-c", script, **more).stdout
+
+    def ping(self, kernel: str, peer: str, *options: str) -> None:
+        """Wait until *peer* answers *kernel*: a frame may be dropped, a first ARP too; a host may be busy."""
+
+        def answered() -> bool:
+            return self.exec(kernel, "ping", "-c1", "-W10", *options, peer, check=False).returncode == 0
+
+        wait_until(answered, f"{peer} answers {kernel}", 60.0)
+
+    def answers(self, kernel: str, *words: str) -> set[str]:
+        """Who answers within a second when *kernel* pings a broadcast or multicast address."""
+        argv = ("ping", "-n", "-i0.3", "-w1", *words)
+        return set(
+            re.findall(r"from (\S+?)(?:%\w+)?: icmp_seq", self.exec(kernel, *argv, check=False).stdout)
+        )
 
     def kernels(self, machine: str | None = None) -> dict[str, Mapping[str, Any]]:
         """The rows of `popnet ps`, by kernel."""

@@ -182,7 +182,7 @@ class Host:
     def receive_udp(self, port: int, group: str = "") -> None:
         self.receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.receiver.bind(("0.0.0.0", port))
-        self.receiver.settimeout(20)
+        self.receiver.settimeout(60)
         if group:
             member = socket.inet_aton(group) + socket.inet_aton(str(ipv4(self.kid)))
             self.receiver.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, member)

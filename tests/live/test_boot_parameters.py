@@ -46,8 +46,8 @@ def test_vty_and_hostname(machine: Lab) -> None:
 def test_an_address_of_ones_own_is_that_of_the_nic_and_in_every_hosts_file(machine: Lab) -> None:
     assert machine.kernels()["loud"]["ipv4"] == "10.1.2.77"
     assert "10.1.2.77/24" in machine.sh("loud", "ip addr show eth0")
-    machine.exec("calm", "ping", "-c1", "-W2", "loud.lab")
-    machine.exec("primary", "ping", "-c1", "-W2", "10.1.2.77")
+    machine.ping("calm", "loud.lab")
+    machine.ping("primary", "10.1.2.77")
     assert machine.exec("calm", "ping", "-c1", "-W1", "10.1.2.2", check=False).returncode == 1
 
 

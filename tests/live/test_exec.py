@@ -9,6 +9,7 @@ import pexpect
 import pytest
 
 from tests.live.lab import Lab, wait_until
+from tests.live.test_console import resized
 
 
 @pytest.mark.parametrize("status", [0, 1, 7, 255])
@@ -74,7 +75,7 @@ def test_signals_are_passed_on(pair: Lab) -> None:
     assert process.stdout is not None
     assert process.stdout.readline() == b"ready\n"
     process.send_signal(signal.SIGTERM)
-    out, _ = process.communicate(timeout=10)
+    out, _ = process.communicate(timeout=60)
     assert (out, process.returncode) == (b"got it\n", 3)
 
 
@@ -95,7 +96,7 @@ def test_with_a_terminal_it_has_a_size_and_job_control(pair: Lab) -> None:
         pair.command("exec", "-t", "k1", "--", "sh", "-i")[0],
         pair.command("exec", "-t", "k1", "--", "sh", "-i")[1:],
         env=pair.env(),
-        timeout=15,
+        timeout=60,
         dimensions=(31, 97),
     )
     try:
@@ -108,8 +109,8 @@ def test_with_a_terminal_it_has_a_size_and_job_control(pair: Lab) -> None:
         child.sendline("echo after-$((2+2))")
         child.expect("after-4")
         child.setwinsize(40, 120)
-        child.sendline("sleep 0.2; stty size")
-        child.expect("40 120")
+        child.sendline(resized("40 120"))
+        child.expect("it is-42")
         child.sendline("exit 9")
         child.expect(pexpect.EOF)
         child.close()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pexpect
 
 from popnet.cli import residue
-from tests.live.lab import PAIR, Lab, wait_until
+from tests.live.lab import PAIR, Lab, nothing_left, wait_until
 
 TRIO = PAIR + "  k3: {{image: light}}\n"
 
@@ -33,11 +33,11 @@ def test_a_kernel_killed_in_a_flood_and_a_console_harms_nobody_else(lab: Lab) ->
         assert {k: lab.sh(k, "stat -c %i /proc/1/ns/pid") for k in witness} == witness
         rows = lab.kernels()
         assert {k: rows[k]["generation"] for k in witness} == dict.fromkeys(witness, 1)
-        lab.exec("k1", "ping", "-c2", "-i0.1", "-W2", "k3")
+        lab.ping("k1", "k3")
         assert beat.poll() is None
         lab.popnet("boot", "k2")
         console.expect(r"k2 is back, generation 2")
-        lab.exec("k1", "ping", "-4", "-c2", "-i0.1", "-W2", "k2")
+        lab.ping("k1", "k2", "-4")
         reasons = [e["text"] for e in lab.events() if e.get("kernel") == "k2"]
         assert any("failed (killed by SIGKILL)" in text for text in reasons), reasons
     finally:
@@ -67,14 +67,14 @@ def test_kernels_stop_by_themselves_when_the_primary_is_killed(lab: Lab) -> None
     # One daemon cannot even notice: the kernel's parent-death signals have to do it.
     os.kill(lab.kernels()["k2"]["pid"], signal.SIGSTOP)
     os.kill(primary, signal.SIGKILL)
-    wait_until(lambda: not residue.alive(running.processes), "all processes ended", 2.0)
+    wait_until(lambda: not residue.alive(running.processes), "all processes ended")
     result = lab.popnet("ps", check=False)
     assert result.returncode == 1
     dry = lab.popnet("gc", "--dry-run")
     assert "lab" in dry.stdout
     assert lab.machines() == ["lab"]
     lab.popnet("gc")
-    assert residue.left(before, running, residue.take(lab.run_dir)) == []
+    nothing_left(before, running, lab.run_dir)
     lab.up(TRIO)
 
 
@@ -83,7 +83,7 @@ def test_up_after_a_crash_cleans_up_first(lab: Lab) -> None:
     first = lab.kernels()["primary"]["pid"]
     running = residue.take(lab.run_dir, first)
     os.kill(first, signal.SIGKILL)
-    wait_until(lambda: not residue.alive(running.processes), "all processes ended", 5.0)
+    wait_until(lambda: not residue.alive(running.processes), "all processes ended")
     lab.up()
     assert lab.kernels()["primary"]["pid"] != first
 
@@ -94,18 +94,18 @@ def test_a_hung_kernel_is_told_and_may_recover(lab: Lab) -> None:
     os.kill(pid, signal.SIGSTOP)
     try:
         wait_until(lambda: any(e["kind"] == "kernel.hung" for e in lab.events()), "the hang is told")
-        lab.exec("k2", "ping", "-c1", "-W2", "primary")
+        lab.ping("k2", "primary")
         assert lab.kernels()["k1"]["hung"] is True
     finally:
         os.kill(pid, signal.SIGCONT)
     wait_until(lambda: any(e["kind"] == "kernel.recovered" for e in lab.events()), "the recovery is told")
-    lab.exec("k1", "ping", "-c1", "-W2", "k2")
+    lab.ping("k1", "k2")
 
 
 def test_a_window_filled_with_random_bytes_closes_that_link_only(lab: Lab) -> None:
     """k1 goes mad towards k2: the test scribbles over its window for k2 while it stands still."""
     lab.up(TRIO)
-    lab.exec("k1", "ping", "-4", "-c2", "-i0.3", "-W2", "k2")
+    lab.ping("k1", "k2", "-4")
     pid = lab.kernels()["k1"]["pid"]
     pattern = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) rw-s \S+ \S+ \S+\s+/memfd:popnet-window-1-2", re.M)
     areas = wait_until(lambda: pattern.findall(Path(f"/proc/{pid}/maps").read_text()), "k1 has a link to k2")
@@ -125,8 +125,8 @@ def test_a_window_filled_with_random_bytes_closes_that_link_only(lab: Lab) -> No
     rows = lab.kernels()
     states = {name: (row["state"], row["generation"]) for name, row in rows.items()}
     assert states == dict.fromkeys(("primary", "k1", "k2", "k3"), ("online", 1))
-    lab.exec("k2", "ping", "-c1", "-W2", "k3")
-    lab.exec("primary", "ping", "-c1", "-W2", "k2")
+    lab.ping("k2", "k3")
+    lab.ping("primary", "k2")
     assert lab.exec("k1", "echo", "alive").stdout == "alive\n"
 
 
@@ -136,7 +136,7 @@ def test_twenty_rounds_of_up_and_down_leave_the_host_as_it_was(lab: Lab) -> None
         lab.up(TRIO)
         running = residue.take(lab.run_dir, lab.kernels()["primary"]["pid"])
         lab.popnet("down")
-        assert residue.left(before, running, residue.take(lab.run_dir)) == []
+        nothing_left(before, running, lab.run_dir)
 
 
 def test_ten_rounds_of_up_kill_and_gc_leave_the_host_as_it_was(lab: Lab) -> None:
@@ -146,6 +146,6 @@ def test_ten_rounds_of_up_kill_and_gc_leave_the_host_as_it_was(lab: Lab) -> None
         primary = lab.kernels()["primary"]["pid"]
         running = residue.take(lab.run_dir, primary)
         os.kill(primary, signal.SIGKILL)
-        wait_until(lambda p=running.processes: not residue.alive(p), "all processes ended", 5.0)
+        wait_until(lambda p=running.processes: not residue.alive(p), "all processes ended")
         lab.popnet("gc")
-        assert residue.left(before, running, residue.take(lab.run_dir)) == []
+        nothing_left(before, running, lab.run_dir)

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 import popnet
 from popnet.control.client import Client
+from popnet.core import addresses
 from popnet.net.impairment import seed_of
 from tests.live.lab import Lab, wait_until
 from tests.transport.impair_model import ONE, Config, Wire
@@ -79,8 +81,12 @@ def ping(lab: Lab, kernel: str, peer: str, *options: str) -> tuple[int, list[flo
 
 @pytest.fixture
 def clean(pair: Lab) -> Iterator[Lab]:
-    """The shared pair, its link made and perfect before and after."""
-    pair.exec("k1", "ping", "-c1", "-W5", "k2")
+    """The shared pair, its link made and perfect before and after; no ARP is lost: both know each other."""
+    for kid, kernel in ((2, "k1"), (1, "k2")):
+        for address in (addresses.ipv4(kid), addresses.ipv6(kid)):
+            words = f"{address} lladdr {addresses.mac_text(kid)} dev eth0 nud permanent"
+            pair.exec(kernel, "ip", "neigh", "replace", *words.split())
+    pair.ping("k1", "k2")
     yield pair
     for source, target in links(pair):
         kernel, peer, direction = (source, target, "out") if source else (target, None, "in")
@@ -116,7 +122,7 @@ def test_every_answer_is_late_by_both_delays(clean: Lab) -> None:
     assert min(times) >= 15
     link(clean, "set", "k2", direction="in", delay="20ms")
     assert min(ping(clean, "k1", "k2", "-c", "5")[1]) >= 35
-    assert min(ping(clean, "k1", "primary", "-c", "5")[1]) < 10, "nobody else suffers"
+    wait_until(lambda: min(ping(clean, "k1", "primary", "-c", "5")[1]) < 10, "nobody else suffers")
     observed = links(clean)["k1", "k2"]["observed"]
     assert observed["delay_mean_s"] >= 0.010
 
@@ -137,10 +143,13 @@ def test_tcp_gets_the_rate_and_no_more(clean: Lab) -> None:
     link(clean, "set", "k1", "k2", "out", rate="20mbit", limit="32K")
     server = clean.start("exec", "k2", "--", "iperf3", "-s", "-1")
     wait_until(lambda: "5201" in clean.sh("k2", "ss -ltn"), "iperf3 listens")
-    result = json.loads(clean.exec("k1", "iperf3", "-c", "10.1.2.3", "-t", "2", "-J").stdout)
+    began = time.monotonic()
+    result = json.loads(clean.exec("k1", "iperf3", "-c", "10.1.2.3", "-n", "4M", "-J", timeout_s=110).stdout)
+    took_s = time.monotonic() - began
     server.communicate(timeout=60)
-    received_bps = result["end"]["sum_received"]["bits_per_second"]
-    assert 5e6 < received_bps < 20.1e6
+    received = result["end"]["sum_received"]["bytes"]
+    assert received > 2 << 20, "all but what was on its way at the end"
+    assert took_s >= (received - (32 << 10)) * 8 / 20e6, "all but what the queue holds took its time"
     told = links(clean)["k1", "k2"]["observed"]
     assert told["drop_limit"] > 0, "TCP finds the end of the queue"
     assert told["bytes"] / told["frames"] <= 1514, "super-frames are cut to what a wire carries"
@@ -152,28 +161,27 @@ def test_a_one_way_cut(clean: Lab) -> None:
     assert ping(clean, "k1", "k2", "-c", "2", "-W", "0.2")[0] == 1
     assert links(clean)["k1", "k2"]["observed"]["drop_down"] > 0
     link(clean, "up", "k1", "k2")
-    assert ping(clean, "k1", "k2", "-c", "2")[0] == 0
+    clean.ping("k1", "k2")
 
 
 def test_multicast_by_way_of_the_relay_suffers_too(clean: Lab) -> None:
-    def answers() -> set[str]:
-        words = ("ping", "-n", "-c", "2", "-i", "0.2", "-W", "1", "ff02::1%eth0")
-        found = re.findall(r"from (fe80::\S+?)%", clean.exec("k1", *words, check=False).stdout)
-        return set(found)
-
-    assert len(answers()) == 3
+    everyone = {f"fe80::70:6fff:fe70:6e{kid:02x}" for kid in range(3)}
+    wait_until(lambda: clean.answers("k1", "ff02::1%eth0") == everyone, "all answer")
     link(clean, "down", "k1", "k2", "out")
-    assert len(answers()) == 2, "k1 itself and the primary"
+    others = everyone - {"fe80::70:6fff:fe70:6e02"}
+    heard: set[str] = set()
+    wait_until(lambda: heard.update(clean.answers("k1", "ff02::1%eth0")) or heard >= others, "they do still")
+    assert heard == others, "k1 itself and the primary"
 
 
 def test_an_isolated_kernel_keeps_its_messages_and_consoles(clean: Lab) -> None:
     link(clean, "down", "k1")
     assert ping(clean, "k1", "primary", "-c", "2", "-W", "0.2")[0] == 1
     assert ping(clean, "k2", "k1", "-c", "2", "-W", "0.2")[0] == 1
-    assert ping(clean, "k2", "primary", "-c", "2")[0] == 0
+    clean.ping("k2", "primary")
     assert clean.sh("k1", "uname -n") == "k1\n"
     link(clean, "up", "k1")
-    assert ping(clean, "k2", "k1", "-c", "2")[0] == 0
+    clean.ping("k2", "k1")
 
 
 def test_a_flap_is_seen_in_the_events(clean: Lab) -> None:
@@ -181,7 +189,8 @@ def test_a_flap_is_seen_in_the_events(clean: Lab) -> None:
     link(clean, "flap", "k1", "k2", "in", down="20ms", up="20ms", times=3)
 
     def told() -> list[str]:
-        return [event["text"] for event in client(clean).get(f"/v1/events?since={before}")]
+        events = client(clean).get(f"/v1/events?since={before}")
+        return [event["text"] for event in events if event["kind"].startswith("link.")]
 
     expected = ["k2 -> k1: down", "k2 -> k1: up"] * 3
     assert wait_until(lambda: len(told()) == 6 and told(), "three flaps") == expected
@@ -195,8 +204,8 @@ def test_a_reboot_keeps_what_is_set(clean: Lab) -> None:
     assert links(clean)["k1", "k2"]["impairment"] == {"delay": "30ms", "seed": 1}
     assert ping(clean, "k1", "k2", "-c", "2", "-W", "0.2")[0] == 1
     link(clean, "up", "k2")
-    status, times = ping(clean, "k1", "k2", "-c", "3")
-    assert status == 0 and min(times) >= 30
+    times = wait_until(lambda: ping(clean, "k1", "k2", "-c", "3")[1], "k2 answers")
+    assert min(times) >= 30
 
 
 PLAN = """\

@@ -10,7 +10,7 @@ from typing import Any
 from popnet.cli import residue
 from popnet.control.client import Client
 from popnet.core.errors import PopnetError
-from tests.live.lab import PAIR, Lab, wait_until
+from tests.live.lab import PAIR, Lab, nothing_left, wait_until
 
 
 def _client(lab: Lab) -> Client:
@@ -31,7 +31,7 @@ def test_thirty_deaths_and_boots_leave_nothing_in_the_others(lab: Lab) -> None:
     pids = [lab.kernels()[name]["pid"] for name in ("primary", "k2")]
     marks: list[tuple[list[int], list[int]]] = []
     for round_ in range(30):
-        lab.exec("k2", "ping", "-c1", "-W2", "k1") if round_ % 5 == 0 else None
+        lab.ping("k2", "k1") if round_ % 5 == 0 else None
         client.post("/v1/kernels/k1/kill")
         client.post("/v1/kernels/k1/boot")
         marks.append(([_descriptors(pid) for pid in pids], [_resident(pid) for pid in pids]))
@@ -72,7 +72,7 @@ def test_boot_and_kill_at_the_same_moment(lab: Lab) -> None:
         if state == "online":
             client.post("/v1/kernels/k1/kill")
     client.post("/v1/kernels/k1/boot")
-    lab.exec("k2", "ping", "-c1", "-W2", "k1")
+    lab.ping("k2", "k1")
 
 
 def test_daemons_killed_while_they_boot(lab: Lab) -> None:
@@ -105,7 +105,7 @@ def test_down_while_kernels_boot_and_die(lab: Lab) -> None:
         booting.join(30)
         assert answers
         assert lab.machines() == []
-        assert residue.left(before, running, residue.take(lab.run_dir)) == []
+        nothing_left(before, running, lab.run_dir)
 
 
 def test_the_loaders_death_ends_the_machine(lab: Lab) -> None:
@@ -115,6 +115,6 @@ def test_the_loaders_death_ends_the_machine(lab: Lab) -> None:
     running = residue.take(lab.run_dir, primary)
     loader = next(p for p in residue.family(primary) if p.name == "popnet:loader")
     os.kill(loader.pid, signal.SIGKILL)
-    wait_until(lambda: not residue.alive(running.processes), "all processes ended", 10.0)
+    wait_until(lambda: not residue.alive(running.processes), "all processes ended")
     assert lab.machines() == []
-    assert residue.left(before, running, residue.take(lab.run_dir)) == []
+    nothing_left(before, running, lab.run_dir)

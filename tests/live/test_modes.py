@@ -57,12 +57,12 @@ def test_a_ring_that_is_polled_gets_no_kicks(lab: Lab) -> None:
 
 def test_modes_outlive_a_generation_of_the_peer(lab: Lab) -> None:
     lab.up()
-    lab.exec("k1", "ping", "-c1", "-W5", "k2")  # a link of their own
+    lab.ping("k1", "k2")  # a link of their own
     assert modes(lab, "k1", "interrupt", "--peer", "k2", "--ring", "high")["k2"]["high"] == "interrupt"
     lab.popnet("kill", "k2")
     assert "k2" not in modes(lab, "k1")
     lab.popnet("boot", "k2")
-    lab.exec("k1", "ping", "-c1", "-W5", "k2")
+    lab.ping("k1", "k2")
     assert modes(lab, "k1")["k2"] == {"high": "interrupt", "normal": "adaptive", "frames": "adaptive"}
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from popnet.cli import residue
-from tests.live.lab import Lab, wait_until
+from tests.live.lab import Lab, nothing_left, wait_until
 
 MACHINE = """\
 apiVersion: popnet/v1
@@ -40,13 +40,13 @@ def test_boot_network_login_capture_console_and_down(user: Lab) -> None:
     assert uid_map[2] == "1", "and nobody else"
     running = residue.take(user.run_dir, primary)
     assert user.sh("k1", "id -u; uname -n").split() == ["0", "k1"]
-    user.exec("k1", "ping", "-4", "-c2", "-i0.1", "-W2", "k2")
-    user.exec("k2", "ping", "-c1", "-W2", "primary")
+    user.ping("k1", "k2", "-4")
+    user.ping("k2", "primary")
     assert user.popnet("ssh", "k1", "--", "uname", "-n").stdout == "k1\n"
     capture = user.start("capture", "k1", "icmp", "-c", "2")
     assert capture.stderr is not None
     capture.stderr.readline()
-    user.exec("k2", "ping", "-c1", "-W2", "k1")
+    user.ping("k2", "k1")
     out, _ = capture.communicate(timeout=20)
     assert out.count(b"ICMP") == 2
     assert "eth0" in user.popnet("dmesg", "k2").stdout
@@ -54,7 +54,7 @@ def test_boot_network_login_capture_console_and_down(user: Lab) -> None:
     user.popnet("boot", "k2")
     assert user.kernels()["k2"]["generation"] == 2
     user.popnet("down")
-    assert residue.left(before, running, residue.take(user.run_dir)) == []
+    nothing_left(before, running, user.run_dir)
 
 
 def test_a_kernels_root_cannot_write_what_the_user_may_not(user: Lab) -> None:
@@ -70,9 +70,9 @@ def test_killed_and_collected(user: Lab) -> None:
     primary = user.kernels()["primary"]["pid"]
     running = residue.take(user.run_dir, primary)
     os.kill(primary, signal.SIGKILL)
-    wait_until(lambda: not residue.alive(running.processes), "all processes ended", 5.0)
+    wait_until(lambda: not residue.alive(running.processes), "all processes ended")
     user.popnet("gc")
-    assert residue.left(before, running, residue.take(user.run_dir)) == []
+    nothing_left(before, running, user.run_dir)
 
 
 def test_doctor_and_demo(user: Lab) -> None:

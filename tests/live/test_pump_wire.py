@@ -94,7 +94,7 @@ def test_vlan_tags_pass(tags: int) -> None:
     with lab_of(1, 2, mtu={1: 1500, 2: 1500}) as lab:
         capture = lab[2].call("capture_open", 1 << 20, 0, "vlan")
         lab[1].call("send_raw", tagged.hex())
-        ((way, length, _, seen),) = lab[2].call("capture_wait", capture, 1, 20)
+        ((way, length, _, seen),) = lab[2].call("capture_wait", capture, 1, 60)
         assert (way, length, seen) == (0, len(tagged), digest(tagged))
         until(lambda: lab[2].count("rx_frames") >= 1)
         assert lab[2].count("drop_refused") == lab[1].count("drop_too_big") == 0

@@ -17,7 +17,7 @@ names = set()
 @pytest.mark.popnet(kernels=2)
 async def test_ping(machine):
     names.add(machine.name)
-    assert (await machine["k1"].run(["ping", "-c1", "-W5", "k2"])).ok
+    assert (await machine["k1"].run(["ping", "-c1", "-W30", "k2"])).ok
     assert [row["name"] for row in await machine.kernels()] == ["primary", "k1", "k2"]
 
 @pytest.mark.popnet(kernels=1, image="light")

@@ -31,7 +31,7 @@ def _(pair: Lab, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def test_arp_is_answered() -> None:
     who_has = Ether(src=K1, dst="ff:ff:ff:ff:ff:ff") / ARP(hwsrc=K1, psrc="10.1.2.2", pdst="10.1.2.3")
-    answer = popnet.scapy.srp1("k1", who_has, timeout=10, filter="arp")
+    answer = popnet.scapy.srp1("k1", who_has, timeout=60, filter="arp")
     assert answer is not None
     assert (answer[ARP].hwsrc, answer[ARP].psrc) == (K2, "10.1.2.3")
 
@@ -41,7 +41,7 @@ def test_echo_requests_are_answered() -> None:
         Ether(src=K1, dst=K2) / IP(src="10.1.2.2", dst="10.1.2.3") / ICMP(id=7, seq=seq) / b"payload"
         for seq in range(20)
     ]
-    answered, unanswered = popnet.scapy.srp("k1", pings, timeout=10, filter="icmp")
+    answered, unanswered = popnet.scapy.srp("k1", pings, timeout=60, filter="icmp")
     assert len(unanswered) == 0
     assert sorted(reply[ICMP].seq for _, reply in answered) == list(range(20))
     assert all(bytes(reply[ICMP].payload) == b"payload" for _, reply in answered)
@@ -49,7 +49,7 @@ def test_echo_requests_are_answered() -> None:
 
 def test_sniffing_sees_what_the_kernel_does(pair: Lab) -> None:
     with pair.start("exec", "k1", "--", "ping", "-4", "-i0.1", "k2") as ping:
-        packets = popnet.scapy.sniff("k1", filter="icmp", count=4, timeout=20)
+        packets = popnet.scapy.sniff("k1", filter="icmp", count=4, timeout=60)
         ping.terminate()
         ping.communicate(timeout=20)
     assert {packet[ICMP].type for packet in packets} == {0, 8}
@@ -57,12 +57,14 @@ def test_sniffing_sees_what_the_kernel_does(pair: Lab) -> None:
 
 
 def test_sniffing_on_a_link_sees_that_link_alone(pair: Lab) -> None:
-    sniffer = popnet.scapy.AsyncSniffer("k1-k2", filter="icmp")
+    seen: list[Packet] = []
+    sniffer = popnet.scapy.AsyncSniffer("k1-k2", filter="icmp", prn=seen.append)
     sniffer.start()
-    pair.exec("k1", "ping", "-4", "-c1", "-W5", "primary")
-    pair.exec("k2", "ping", "-4", "-c1", "-W5", "k1")
+    pair.ping("k1", "primary", "-4")
+    pair.ping("k2", "k1", "-4")
+    wait_until(lambda: {packet[ICMP].type for packet in seen} == {0, 8}, "both have been seen")
     sniffer.stop()
-    assert {(packet[IP].src, packet[IP].dst) for packet in sniffer.results} == {
+    assert {(packet[IP].src, packet[IP].dst) for packet in seen} == {
         ("10.1.2.3", "10.1.2.2"),
         ("10.1.2.2", "10.1.2.3"),
     }
@@ -75,13 +77,13 @@ def test_frames_of_a_link_leave_the_kernel_they_come_from() -> None:
             (K2, K1, "10.1.2.3", "10.1.2.2"),
         ):
             ping = Ether(src=source, dst=target) / IP(src=here, dst=there) / ICMP(id=source == K1) / b"link"
-            answer = link.sr1(ping, timeout=10, verbose=False)
+            answer = link.sr1(ping, timeout=60, verbose=False)
             assert (answer[IP].src, bytes(answer[ICMP].payload)) == (there, b"link")
 
 
 def test_frames_sent_in_are_answered_to_the_wire() -> None:
     ping = Ether(src=K2, dst=K1) / IP(src="10.1.2.3", dst="10.1.2.2") / ICMP(id=9) / b"inward"
-    answer = popnet.scapy.srp1("k1", ping, filter="icmp", direction="in", divert="out", timeout=10)
+    answer = popnet.scapy.srp1("k1", ping, filter="icmp", direction="in", divert="out", timeout=60)
     assert answer is not None
     assert (answer[IP].src, answer[ICMP].type, answer.direction) == ("10.1.2.2", 0, 4)
 
@@ -96,7 +98,7 @@ def test_a_bridge_stands_in_the_middle(pair: Lab) -> None:
         return packet
 
     seen: list[Packet] = []
-    threading.Thread(
+    bridge = threading.Thread(
         target=popnet.scapy.bridge_and_sniff,
         args=("k1", "k2", change),
         kwargs={
@@ -104,19 +106,19 @@ def test_a_bridge_stands_in_the_middle(pair: Lab) -> None:
             "prn": seen.append,
             "stop_filter": lambda packet: ICMP in packet and packet[ICMP].type == 0,
             "started_callback": (started := threading.Event()).set,
-            "timeout": 30,
+            "timeout": 60,
         },
-    ).start()
-    assert started.wait(30)
+    )
+    bridge.start()
+    assert started.wait(60)
     with popnet.scapy.KernelSocket("k2", filter="icmp[0] = 8") as receiver:
-        pair.exec("k1", "ping", "-4", "-c1", "-W10", "-p", "6162", "k2", check=False)
-        arrived = receiver.sniff(count=1, timeout=10)
+        pair.exec("k1", "ping", "-4", "-c1", "-W30", "-p", "6162", "k2", check=False)
+        arrived = receiver.sniff(count=1, timeout=60)
     assert b"ABABAB" in bytes(arrived[0][ICMP].payload)
     assert b"ababab" not in bytes(arrived[0][ICMP].payload)
+    bridge.join(60)
     assert {packet[ICMP].type for packet in seen} == {0, 8}
-    wait_until(
-        lambda: pair.exec("k1", "ping", "-4", "-c1", "-W5", "k2", check=False).returncode == 0, "freed"
-    )
+    pair.ping("k1", "k2", "-4")
 
 
 def example(pair: Lab, name: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -134,7 +136,7 @@ def test_the_port_scan_of_the_examples(pair: Lab) -> None:
 def test_the_handshake_of_the_examples_meets_no_reset(pair: Lab) -> None:
     with popnet.scapy.KernelSocket("k2", filter="tcp port 22 and dst host 10.1.2.3") as watcher:
         done = example(pair, "tcp_handshake", "k1", "10.1.2.3", "22").stdout.splitlines()
-        flags = [str(packet[TCP].flags) for packet in watcher.sniff(timeout=10, count=5)]
+        flags = [str(packet[TCP].flags) for packet in watcher.sniff(timeout=60, count=5)]
     assert done[0].startswith("SYN-ACK: ")
     assert done[1].startswith("it says: SSH-2.0-")
     assert flags[0] == "S"
@@ -147,8 +149,8 @@ def test_without_diverting_the_stack_refuses_the_handshake() -> None:
         syn = (
             Ether(src=K1, dst=K2) / IP(src="10.1.2.2", dst="10.1.2.3") / TCP(sport=40405, dport=22, flags="S")
         )
-        assert popnet.scapy.srp1("k1", syn, filter="tcp port 40405", timeout=10) is not None
-        assert [str(packet[TCP].flags) for packet in watcher.sniff(timeout=10, count=2)] == ["S", "R"]
+        assert popnet.scapy.srp1("k1", syn, filter="tcp port 40405", timeout=60) is not None
+        assert [str(packet[TCP].flags) for packet in watcher.sniff(timeout=60, count=2)] == ["S", "R"]
 
 
 def test_the_arp_responder_of_the_examples(pair: Lab) -> None:

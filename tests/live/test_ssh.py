@@ -12,6 +12,7 @@ import pexpect
 import pytest
 
 from tests.live.lab import Lab, wait_until
+from tests.live.test_console import resized
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,7 @@ def test_popnet_ssh_is_the_same(pair: Lab) -> None:
 
 
 def test_login_with_a_terminal(pair: Lab, config: str) -> None:
-    child = pexpect.spawn("ssh", ["-F", config, "k1"], env=pair.env(), timeout=20, dimensions=(30, 90))
+    child = pexpect.spawn("ssh", ["-F", config, "k1"], env=pair.env(), timeout=60, dimensions=(30, 90))
     try:
         child.sendline("stty size; tty; uname -n; echo ok-$((1+1))")
         child.expect("30 90")
@@ -57,8 +58,8 @@ def test_login_with_a_terminal(pair: Lab, config: str) -> None:
         child.expect("k1")
         child.expect("ok-2")
         child.setwinsize(50, 130)
-        child.sendline("sleep 0.3; stty size")
-        child.expect("50 130")
+        child.sendline(resized("50 130"))
+        child.expect("it is-42")
         child.sendline("exit 4")
         child.expect(pexpect.EOF)
         child.close()

@@ -28,10 +28,10 @@ SUBNET6 = IPv6Network("fd70:6f70:6e65:1::/64")
 
 
 def run(*command: str) -> str:
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=20).stdout
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
 
 
-def frames_until(tap: Tap, wanted: Any, limit_s: float = 10.0) -> tuple[bytes, bytes]:
+def frames_until(tap: Tap, wanted: Any, limit_s: float = 60.0) -> tuple[bytes, bytes]:
     """(vnet header, frame) of the first frame from *tap* of which `wanted(frame)` is true."""
     with selectors.DefaultSelector() as selector:
         selector.register(tap.fd, selectors.EVENT_READ)
@@ -80,7 +80,7 @@ def test_a_nic_answers_a_ping_to_its_own_addresses() -> None:
         nic = configure(tap.name, 1)
         for address in (nic.ipv4, nic.ipv6):
             assert address is not None
-            assert " 0% packet loss" in run("ping", "-c", "1", "-W", "5", str(address))
+            assert " 0% packet loss" in run("ping", "-c", "1", "-W", "30", str(address))
 
     in_namespace(body)
 
@@ -119,7 +119,7 @@ def test_a_frame_written_to_it_reaches_a_socket() -> None:
         tap = open_tap()
         nic = configure(tap.name, 1)
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
-            receiver.settimeout(10)
+            receiver.settimeout(60)
             receiver.bind(("10.1.2.2", 9000))
             source, destination = socket.inet_aton("10.1.2.3"), socket.inet_aton("10.1.2.2")
             ip = struct.pack(">BBHHHBBH4s4s", 0x45, 0, 33, 0, 0, 64, 17, 0, source, destination)
