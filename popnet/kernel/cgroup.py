@@ -55,6 +55,13 @@ class Group:
                 return int((directory / name).read_text())
         return None
 
+    def memory_stat(self) -> str | None:
+        """What that memory is made of (`memory.stat`), or None if the host does not count it."""
+        try:
+            return (self.directories["memory"] / "memory.stat").read_text()
+        except (KeyError, OSError):
+            return None
+
     def remove(self) -> None:
         """Remove the group's directories; processes in it must have ended."""
         for directory in set(self.directories.values()):
@@ -76,8 +83,16 @@ class Group:
         if directory is None:
             return False
         if (directory / "memory.max").exists():
+            _write(directory / "memory.swap.max", "0")
+            _write(directory / "memory.oom.group", "1")
             return _write(directory / "memory.max", str(limit))
-        return _write(directory / "memory.limit_in_bytes", str(limit))
+        # Memory and swap together may never be less than memory alone, so before when it grows, behind when
+        # not.
+        with_swap = directory / "memory.memsw.limit_in_bytes"
+        _write(with_swap, str(limit))
+        done = _write(directory / "memory.limit_in_bytes", str(limit))
+        _write(with_swap, str(limit))
+        return done
 
 
 class Tree:

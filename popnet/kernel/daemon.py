@@ -28,7 +28,7 @@ from typing import Any, Final
 from popnet import __version__
 from popnet.core import addresses, limits
 from popnet.core.errors import BootFailed, PeerDied, PopnetError
-from popnet.kernel import init, linux, namespaces
+from popnet.kernel import fuse, init, linux, namespaces
 from popnet.kernel.bootconfig import BootConfig
 from popnet.kernel.cgroup import Group
 from popnet.kernel.console import Console
@@ -36,12 +36,14 @@ from popnet.kernel.impairservice import ImpairService, apply_all
 from popnet.kernel.initclient import InitClient
 from popnet.kernel.links import Links, SendOffer
 from popnet.kernel.modes import Modes
+from popnet.kernel.outofmemory import OutOfMemory
 from popnet.kernel.programs import Programs
 from popnet.kernel.services import ExecService, WatchService, serve_dial
 from popnet.kernel.timeline import Timeline
 from popnet.kernel.trace import TraceService
+from popnet.kernel.views import REFRESH_S, Partition, PartitionTree, Views
 from popnet.machine import cmdline
-from popnet.machine.units import format_cpus
+from popnet.machine.units import approximate_size, format_cpus
 from popnet.message.endpoint import Endpoint
 from popnet.message.kinds import Kind
 from popnet.message.stream import Stream
@@ -56,18 +58,29 @@ _SSH_PORT: Final = 22
 _LEVELS: Final = ("emerg", "alert", "crit", "err", "warning", "notice", "info", "debug")
 """Names of Linux's log levels 0 to 7; a console shows those below its `loglevel=`."""
 
+OUT_OF_MEMORY: Final = "out of memory"
+"""The reason of the end of a kernel that used up its memory."""
+
 _INIT_WATCH_S: Final = 0.1
 """Seconds that an init program of an image's own must last before its kernel counts as online."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What `prepare` made: init's pid, the daemon's end of its channel, and the group that init is to
-    join."""
+    """What `prepare` made.
+
+    Attributes:
+        init_pid, channel: init, and the daemon's end of its channel.
+        group: that init is to join.
+        tree, views: what the kernel shows of its partition, and where Linux asks for it; without, init makes
+            plain files.
+    """
 
     init_pid: int
     channel: socket.socket
     group: Group
+    tree: PartitionTree
+    views: int | None
 
 
 def prepare(config: BootConfig, group: Group, timeline: Timeline) -> Prepared:
@@ -84,6 +97,10 @@ def prepare(config: BootConfig, group: Group, timeline: Timeline) -> Prepared:
         ours, theirs = create_handover()
         os.sched_setaffinity(0, config.kernel.cpus)
         parameters = cmdline.parse(config.kernel.cmdline)
+        booted_s = int(time.clock_gettime(time.CLOCK_BOOTTIME))
+        partition = Partition(config.kernel.cpus, config.kernel.memory_bytes)
+        tree = PartitionTree(partition, group, booted_s)
+        views, file_system = _file_system()
         plan = init.InitPlan(
             root=config.root,
             mount_point=config.mount_point,
@@ -91,6 +108,9 @@ def prepare(config: BootConfig, group: Group, timeline: Timeline) -> Prepared:
             hostname=config.kernel.hostname,
             program=(config.kernel.init, *parameters.init_arguments) if config.kernel.init else (),
             environ=config.environment(),
+            booted_s=booted_s,
+            file_system=file_system,
+            views=True,
         )
         pid = linux.fork_into(linux.CLONE_NEWPID)
         if pid == 0:
@@ -98,10 +118,20 @@ def prepare(config: BootConfig, group: Group, timeline: Timeline) -> Prepared:
             init.run(theirs, plan)
         theirs.close()
         os.close(user_namespace)
+        if file_system is not None:
+            os.close(file_system)
         timeline.done(step)
     except OSError as error:
         raise BootFailed(f"{step}: {error}", "`popnet doctor` tells what this host allows") from error
-    return Prepared(pid, ours, group)
+    return Prepared(pid, ours, group, tree, views)
+
+
+def _file_system() -> tuple[int | None, int | None]:
+    """The ends of a file system for what the kernel shows of its partition; None where there is no FUSE."""
+    try:
+        return fuse.mount()
+    except OSError:
+        return None, None
 
 
 class Daemon:
@@ -138,7 +168,10 @@ class Daemon:
         self.links.on_link = self.modes.apply
         if self.modes.spin_max_us:
             self.endpoint.look = self._look
-        self.init = InitClient(prepared.channel, prepared.init_pid, on_exit)
+        self.init = InitClient(prepared.channel, prepared.init_pid, self._init_exited)
+        self._on_exit = on_exit
+        self._group = prepared.group
+        self._memory: OutOfMemory | None = None
         self.programs: Programs | None = None
         self.consoles: list[Console] = []
         self.pump: Pump | None = None
@@ -148,6 +181,8 @@ class Daemon:
         self._tasks: set[asyncio.Task[None]] = set()
         self._parameters = cmdline.parse(config.kernel.cmdline)
         self._console_lines: list[str] = []
+        self.views = Views(prepared.tree, prepared.views)
+        self._next_refresh: asyncio.TimerHandle | None = None
         # Joining a control group can take 20 ms (cpuset of v1 waits for all CPUs), so it goes on beside the
         # rest.
         self._partition = asyncio.create_task(asyncio.to_thread(self._apply_partition, prepared))
@@ -168,9 +203,11 @@ class Daemon:
             step = "cgroup"
             for missing in await self._partition:
                 self.say("warning", f"{missing}: no control group here, so the limit is not enforced")
+            self._memory = OutOfMemory(self._group, self._out_of_memory)
             self.timeline.done(step)
             step = "root"
             await self.init.wait_ready()
+            await self._show_views()
             self.timeline.done(step)
             self.say("info", f"init: {kernel.init or 'pid 1'}, root is up, CPUs {format_cpus(kernel.cpus)}")
             step = "ttys"
@@ -191,6 +228,34 @@ class Daemon:
             raise
         except (OSError, PopnetError) as error:
             raise BootFailed(f"{step}: {error}", getattr(error, "hint", "")) from error
+
+    def _init_exited(self, reason: str) -> None:
+        if self._memory is not None and self._memory.happened():
+            self._out_of_memory()
+        else:
+            self._on_exit(reason)
+
+    def _out_of_memory(self) -> None:
+        """Linux killed programs for want of memory: what is left of the kernel is worth nothing, so it
+        ends."""
+        memory, self._memory = self._memory, None
+        if memory is not None:
+            memory.close()
+            limit = self.config.kernel.memory_bytes
+            amount = f"all of its {approximate_size(limit)}" if limit else "all that there is"
+            self.say("emerg", f"Out of memory: it has used {amount}")
+            self._on_exit(OUT_OF_MEMORY)
+
+    async def _show_views(self) -> None:
+        """Where the views of the partition are plain files, write them, and again from time to time."""
+        if self.init.views is not None:
+            await asyncio.to_thread(self.views.show_in, self.init.views)
+            self._refresh_views()
+
+    def _refresh_views(self) -> None:
+        later = asyncio.get_running_loop().call_later
+        self._next_refresh = later(REFRESH_S, self._refresh_views)
+        self.views.refresh()
 
     async def _watch_program(self) -> None:
         """An image's own init that ends at once fails the boot, not a kernel called online."""
@@ -223,7 +288,7 @@ class Daemon:
         with contextlib.suppress(ProcessLookupError):
             prepared.group.add(prepared.init_pid)
         with contextlib.suppress(OSError):
-            send_packet(prepared.channel, {"op": "go"})
+            send_packet(prepared.channel, {"op": "go", "cpuset": "cpuset" not in missing})
         return missing
 
     def _start_nic(self) -> None:
@@ -374,8 +439,12 @@ class Daemon:
             await asyncio.to_thread(self._pump_thread.join)
         if self._tap is not None:
             self._tap.close()
-        if self._next_beat is not None:
-            self._next_beat.cancel()
+        if self._memory is not None:
+            self._memory.close()
+        for timer in (self._next_beat, self._next_refresh):
+            if timer is not None:
+                timer.cancel()
+        self.views.close()
 
 
 def name_process(name: str) -> None:

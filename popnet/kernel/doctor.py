@@ -20,7 +20,9 @@ from popnet.core.errors import PopnetError
 from popnet.core.limits import MEMORY_MIN
 from popnet.image import ramdisk
 from popnet.kernel import gc, probe
+from popnet.kernel.fuse import DEVICE
 from popnet.kernel.host import control_groups, read_host
+from popnet.kernel.views import REFRESH_S
 from popnet.machine.file import load_image
 from popnet.machine.search import find_images, image_search_path
 from popnet.machine.units import approximate_size, format_cpus
@@ -200,6 +202,22 @@ def _control_groups() -> Check:
     return Check(name, "degraded", f"{found}, not ours: {', '.join(missing)}", consequence, fix)
 
 
+def _views() -> Check:
+    """What kernels show of their partition in /proc and /sys."""
+    name = "partition views"
+    try:
+        probe.in_child(probe.fuse_file_system)
+    except probe.ProbeFailed as error:
+        detail = f"no FUSE: {error}"
+        consequence = f"/proc/meminfo and /proc/stat of kernels are up to {REFRESH_S:.0f} s old"
+        fix = f"Run `modprobe fuse`, and `chmod 0666 {DEVICE}`, or be root; in a container: `--device {DEVICE}`."
+        return Check(name, "degraded", detail, consequence, fix)
+    if not Path("/proc/self/timens_offsets").exists():
+        consequence = "`ps` in kernels shows wrong ages of processes"
+        return Check(name, "degraded", "no time namespaces", consequence, "Use Linux 5.6 or later.")
+    return Check(name, "ok", "by FUSE, and with a boot clock of each kernel's own")
+
+
 def _seals() -> Check:
     name = "sealed memory"
     try:
@@ -306,6 +324,7 @@ _CHECKS: Final[tuple[Callable[[], Check], ...]] = (
     _overlay,
     _light_image,
     _control_groups,
+    _views,
     _open_files,
     _ipv6,
     _libpcap,

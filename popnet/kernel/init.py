@@ -6,14 +6,13 @@ and it has one thread.
 The daemon asks over a packet socket (the only channel between the two; both ends belong to one kernel); each
 request has an `id`:
 
-    daemon -> init                                        init -> daemon
-    go      (first, once)                                 ready + programs' listener | failed step reason
-    spawn   id argv env cwd [path] + stdin stdout stderr  spawned id pid           | error id code message
-    spawn   id argv env cwd terminal=[cols, rows]         spawned id pid + pty     | error ...
-    pty     id name                                       pty id path + master slave
-    signal  id signal                                     (none: the process may be gone)
-    sshd    host_key authorized_keys environ + listener   (none)
-    shutdown grace_s                                      (init exits when all processes have)
+    daemon -> init                                        init -> daemon go      cpuset (first, once)
+    ready + programs' listener (+ views) | failed step reason spawn   id argv env cwd [path] + stdin stdout
+    stderr  spawned id pid           | error id code message spawn   id argv env cwd terminal=[cols, rows]
+    spawned id pid + pty     | error ... pty     id name                                       pty id path +
+    master slave signal  id signal                                     (none: the process may be gone) sshd
+    host_key authorized_keys environ + listener   (none) shutdown grace_s
+    (init exits when all processes have)
                                                           exited id status|signal
 
 An image with an init program of its own gets that program as pid 1, and this loop runs as its child, pid 2.
@@ -31,10 +30,12 @@ import socket
 import sys
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-from popnet.kernel import linux, rootfs
+from popnet.core import limits
+from popnet.kernel import linux, rootfs, viewmounts
 from popnet.program.greeting import SOCKET_PATH
 from popnet.transport.handover import receive_packet, send_packet
 from popnet.tty import pty, sshd
@@ -54,6 +55,9 @@ class InitPlan:
 
     Attributes:
         program: argument vector of the image's own init, or () for this one.
+        booted_s: seconds of the host's boot clock at which the kernel boots; None: it has the host's clock.
+        file_system: shows its partition in /proc and /sys (`viewmounts`); None with *views*: by plain files.
+        views: whether they show it at all.
     """
 
     root: rootfs.RootPlan
@@ -62,12 +66,16 @@ class InitPlan:
     hostname: str
     program: tuple[str, ...]
     environ: dict[str, str]
+    booted_s: int | None = None
+    file_system: int | None = None
+    views: bool = False
 
 
 def run(channel: socket.socket, plan: InitPlan) -> NoReturn:
     """Be init; never returns."""
     try:
-        linux.close_descriptors((channel.fileno(), plan.user_namespace))
+        kept = (channel.fileno(), plan.user_namespace, plan.file_system)
+        linux.close_descriptors([fd for fd in kept if fd is not None])
         _become_init(channel, plan)
         if plan.program:
             _become_program(channel, plan)
@@ -81,10 +89,17 @@ def _become_init(channel: socket.socket, plan: InitPlan) -> None:
     linux.die_with_parent()
     step = "root"
     try:
-        rootfs.build(plan.root, plan.mount_point)
+        if plan.booted_s is not None:
+            viewmounts.enter_time(plan.booted_s)
+        show = partial(viewmounts.show, file_system=plan.file_system) if plan.views else None
+        views = rootfs.build(plan.root, plan.mount_point, show)
         step = "init"
-        if receive_packet(channel) is None:  # "go": the daemon has put this process into its control group
+        go = receive_packet(channel)
+        if go is None:  # "go": the daemon has put this process into its control group
             os._exit(0)
+        if go[0].get("cpuset"):
+            # The group alone says where it may run, from now on: a mask of its own would outlive an update.
+            os.sched_setaffinity(0, range(limits.CPUS_MAX))
         linux.setns(plan.user_namespace, linux.CLONE_NEWUSER)
         os.close(plan.user_namespace)
         linux.unshare(linux.CLONE_NEWNS | linux.CLONE_NEWCGROUP)
@@ -94,7 +109,10 @@ def _become_init(channel: socket.socket, plan: InitPlan) -> None:
         os.setsid()
         os.umask(0o022)
         with _listen_for_programs() as listener:
-            send_packet(channel, {"op": "ready"}, (listener.fileno(),))
+            fds = (listener.fileno(),) if views is None else (listener.fileno(), views)
+            send_packet(channel, {"op": "ready"}, fds)
+        if views is not None:
+            os.close(views)
     except OSError as error:
         send_packet(channel, {"op": "failed", "step": step, "reason": str(error)})
         os._exit(1)

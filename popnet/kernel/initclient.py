@@ -33,8 +33,8 @@ class InitClient:
     """Talks to init over *channel*; `pid` is init's process id outside the kernel.
 
     `programs_listener` is there once init is ready: the listening socket of the kernel's programs, to be
-    taken over. *on_exit* is called once, with a reason, when init ends, and so the kernel with it.
-    """
+    taken over; and so is `views`, if /proc and /sys show plain files: their directory. *on_exit* is called
+    once, with a reason, when init ends, and so the kernel with it."""
 
     def __init__(self, channel: socket.socket, pid: int, on_exit: Callable[[str], None]) -> None:
         self.pid = pid
@@ -48,6 +48,7 @@ class InitClient:
         self._next = 1
         self._failure: str | None = None
         self.programs_listener: socket.socket | None = None
+        self.views: int | None = None
         self.exited: asyncio.Future[str] = self._loop.create_future()
         self._loop.add_reader(channel, self._receive)
         self._loop.add_reader(self._pidfd, self._reap)
@@ -156,6 +157,7 @@ class InitClient:
         match answer["op"]:
             case "ready":
                 self.programs_listener = socket.socket(fileno=fds[0])
+                self.views = fds[1] if len(fds) > 1 else None
                 if not self._ready.done():
                     self._ready.set_result(None)
             case "failed":

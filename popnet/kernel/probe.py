@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 from popnet.core.errors import PopnetError
-from popnet.kernel import linux, namespaces
+from popnet.kernel import fuse, linux, namespaces
 from popnet.net.tap import open_tap
 
 _TIMEOUT_S: Final = 3.0
@@ -109,6 +109,14 @@ def kinds_of_namespaces() -> str:
         except OSError as error:
             missing.append(f"{name} ({os.strerror(error.errno or 0)})")
     return ", ".join(missing)
+
+
+def fuse_file_system() -> str:
+    """Makes a file system such as shows a kernel its partition."""
+    namespaces.enter_machine()
+    for fd in fuse.mount():
+        os.close(fd)
+    return ""
 
 
 def tap() -> str:

@@ -11,6 +11,7 @@ from popnet.core import limits
 from popnet.core.errors import LinkViolation, NoSuchTerminal
 from popnet.kernel.entry import Entry
 from popnet.kernel.roster import Roster
+from popnet.machine.units import approximate_size
 from popnet.message import codec
 from popnet.message.endpoint import Endpoint
 from popnet.message.kinds import Kind
@@ -53,6 +54,8 @@ class Reports:
         match codec.json_object(body):
             case {"online": True, "timeline": list(timeline)}:
                 self._online(kernel, timeline)
+            case {"out_of_memory": True}:
+                self._event("kernel.out-of-memory", kernel, f"kernel {kid}: {_memory_text(kernel)}")
             case {"violation": str(reason), "peer": int(peer)}:
                 text = f"kernel {kid}: link to kernel {peer} closed: {reason[: limits.REPORT_TEXT_MAX]}"
                 self._event("link.closed", kernel, text)
@@ -73,3 +76,8 @@ class Reports:
         if not isinstance(n, int) or not 0 <= n < len(kernel.terminals):
             raise NoSuchTerminal(f"kernel {kernel.spec.name} has no terminal {n!r}")
         await kernel.terminals[n].run(stream, stream.params.get("generation"))
+
+
+def _memory_text(kernel: Entry) -> str:
+    limit = kernel.spec.memory_bytes
+    return f"out of memory: it has used all of its {approximate_size(limit)}" if limit else "out of memory"

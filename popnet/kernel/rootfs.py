@@ -22,7 +22,7 @@ import contextlib
 import os
 import shutil
 import stat
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -42,6 +42,10 @@ _DEVICES: Final = ("null", "zero", "full", "random", "urandom", "tty")
 _READ_ONLY_PROC: Final = ("sys", "sysrq-trigger", "irq", "bus", "fs")
 _MASKED_PROC: Final = ("kcore", "kmsg", "timer_list", "sched_debug", "keys")
 _SAFE: Final = linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC
+
+
+ShowViews = Callable[[Path, Path], int | None]
+"""Takes the new root, and a directory that is kept as long as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +71,10 @@ class RootPlan:
     size: int | None = None
 
 
-def build(plan: RootPlan, mount_point: str) -> None:
+def build(plan: RootPlan, mount_point: str, show: ShowViews | None = None) -> int | None:
     """Build the root that *plan* describes and make it the caller's; *mount_point* is any empty directory.
+
+    *show* puts the views of the kernel's partition over /proc and /sys; what it returns is returned.
 
     Must run as pid 1 of its pid namespace, with the machine's powers; makes a mount namespace of its own.
 
@@ -88,10 +94,12 @@ def build(plan: RootPlan, mount_point: str) -> None:
     else:
         rootdir.show(plan.source, base, root, plan.files, overlay_options())
     _mount_system(root, base, plan)
+    shown = show(root, base) if show is not None else None
     os.chdir(root)
     linux.pivot_root(".", ".")
     linux.unmount(".", linux.MNT_DETACH)
     os.chdir("/")
+    return shown
 
 
 def overlay_options() -> str:

@@ -20,7 +20,7 @@ from popnet.core.errors import BootFailed, LinkViolation
 from popnet.kernel import loop
 from popnet.kernel.bootconfig import BootConfig
 from popnet.kernel.cgroup import Group
-from popnet.kernel.daemon import Daemon, name_process, prepare
+from popnet.kernel.daemon import OUT_OF_MEMORY, Daemon, name_process, prepare
 from popnet.kernel.timeline import Timeline
 from popnet.message import codec
 from popnet.message.kinds import Kind
@@ -59,6 +59,7 @@ class _Secondary:
         self._end = asyncio.Event()
         self._early_log: list[dict[str, Any]] = []
         self._checked_in = False
+        self._grace_s = GRACE_S
 
     def tell_failure(self, error: BootFailed) -> None:
         """Say over the handover socket why the boot failed: there may be no link yet."""
@@ -89,7 +90,7 @@ class _Secondary:
             self.code = 1
             self._end.set()
         await self._end.wait()
-        await daemon.stop(GRACE_S)
+        await daemon.stop(self._grace_s)
 
     def _check_in(self) -> None:
         self._checked_in = True
@@ -139,6 +140,9 @@ class _Secondary:
         """Init is gone: unless this was asked for, the kernel has panicked."""
         if not self._end.is_set():
             self._log("emerg", f"Kernel panic: {reason}")
+            if reason == OUT_OF_MEMORY:
+                self._tell({"out_of_memory": True})
+                self._grace_s = 0  # its programs cannot end in good order, and hold the memory
             self.tell_failure(BootFailed(reason))
             self.code = 1
             self._end.set()

@@ -3,7 +3,7 @@
 import asyncio
 import socket
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 from popnet.kernel.cgroup import Group
 from popnet.kernel.daemon import Daemon, Prepared
@@ -20,13 +20,13 @@ class GoneGroup(Group):
 def _partition(channel: socket.socket, group: Group) -> list[str]:
     kernel = SimpleNamespace(cpus=(0,), memory_bytes=1 << 30, memory_nodes=())
     daemon: Any = SimpleNamespace(config=SimpleNamespace(kernel=kernel))
-    return Daemon._apply_partition(daemon, Prepared(1, channel, group))
+    return Daemon._apply_partition(daemon, Prepared(1, channel, group, cast("Any", None), None))
 
 
 async def test_init_is_told_to_go_on_and_limits_that_miss_are_named() -> None:
     ours, theirs = create_handover()
     assert await asyncio.to_thread(_partition, ours, Group({})) == ["cpuset", "memory"]
-    assert receive_packet(theirs) == ({"op": "go"}, [])
+    assert receive_packet(theirs) == ({"op": "go", "cpuset": False}, [])
     ours.close()
     theirs.close()
 

@@ -153,3 +153,13 @@ def test_setting_that_forbids_user_namespaces(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(Path, "exists", lambda self: "userns_clone" in str(self))
     monkeypatch.setattr(Path, "read_text", lambda _: "0\n")
     assert doctor._allow_user_namespaces() == "Run, as root: sysctl -w kernel.unprivileged_userns_clone=1"
+
+
+def test_views_without_fuse_are_degraded_and_say_how_to_mend_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "in_child", fails)
+    found = doctor._views()
+    assert (found.status, found.detail) == ("degraded", "no FUSE: Operation not permitted")
+    assert complete(found)
+    assert "modprobe fuse" in found.fix
+    monkeypatch.setattr(probe, "in_child", lambda action: "")
+    assert complete(doctor._views())
