@@ -210,7 +210,7 @@ def _views() -> Check:
     except probe.ProbeFailed as error:
         detail = f"no FUSE: {error}"
         consequence = f"/proc/meminfo and /proc/stat of kernels are up to {REFRESH_S:.0f} s old"
-        fix = f"Run `modprobe fuse`, and `chmod 0666 {DEVICE}`, or be root; in a container: `--device {DEVICE}`."
+        fix = f"Run `modprobe fuse`, and `chmod 0666 {DEVICE}`; in a container: `--device {DEVICE}`."
         return Check(name, "degraded", detail, consequence, fix)
     if not Path("/proc/self/timens_offsets").exists():
         consequence = "`ps` in kernels shows wrong ages of processes"
