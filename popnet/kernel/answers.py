@@ -4,7 +4,6 @@ Each is a method of the control API's Service, and described there.
 """
 
 import asyncio
-import json
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -18,6 +17,7 @@ from popnet.kernel.usage import measure
 from popnet.machine.imagelist import image_row
 from popnet.machine.search import find_images, image_search_path
 from popnet.machine.states import KernelState
+from popnet.message import codec
 from popnet.message.endpoint import Endpoint
 from popnet.message.kinds import Kind
 from popnet.message.registryshell import RegistryShell
@@ -109,12 +109,7 @@ class Answers:
             answer = await self._endpoint.call(kernel.spec.kid, Kind.COUNTERS, b"", COUNTERS_TIMEOUT_S)
         except PopnetError as error:
             return {"error": str(error)}
-        try:
-            counters = json.loads(answer)
-        except (ValueError, RecursionError):
-            counters = None
-        if not isinstance(counters, dict):
-            return {"error": f"kernel {kernel.spec.name} answered with what are no counters"}
+        counters = codec.json_object(answer)
         counters["ttys"] = {f"tty{n}": tty.counters() for n, tty in enumerate(kernel.terminals)}
         return counters
 

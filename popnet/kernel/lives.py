@@ -25,7 +25,6 @@ from popnet.kernel.loaderclient import LoaderClient
 from popnet.kernel.roster import Roster
 from popnet.kernel.secondary import GRACE_S
 from popnet.kernel.switchboard import Switchboard
-from popnet.kernel.timeline import checked_rows
 from popnet.machine import states
 from popnet.machine.states import KernelState
 from popnet.message.kinds import Kind
@@ -151,10 +150,17 @@ class Lives:
         starting = kernel.life.state is KernelState.STARTING
         if incarnation is None or not starting or incarnation.online.done():
             return False
-        kernel.timeline = checked_rows(timeline)
+        kernel.timeline = timeline
         self.handle(kernel, states.Online(incarnation.generation))
         incarnation.online.set_result(kernel.timeline)
         return True
+
+    def lost_link(self, kernel: Entry, reason: str) -> None:
+        """The link to *kernel* was closed for nonsense: if it boots, it can never tell that it is online."""
+        incarnation = kernel.incarnation
+        if incarnation is not None and kernel.life.state is KernelState.STARTING:
+            incarnation.failed(f"its link to the primary was closed: {reason}", "`popnet dmesg` may tell why")
+            incarnation.kill()
 
     def boot_no_more(self) -> None:
         """The machine goes down."""

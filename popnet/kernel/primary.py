@@ -293,6 +293,7 @@ class Primary:
 
     def _violation(self, kid: int, reason: str) -> None:
         self._event("link.closed", self._roster.own, f"kernel 0: link to kernel {kid} closed: {reason}")
+        self._lives.lost_link(self._roster.by_kid[kid], reason)
 
     def _event(self, kind: str, kernel: Entry | None, text: str, **more: Any) -> None:
         entry: dict[str, Any] = {"time_s": round(time.time(), 6), "kind": kind}

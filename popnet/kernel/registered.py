@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final
 
-from popnet.core.errors import LinkViolation, NoSuchService, Refused
+from popnet.core.errors import NoSuchService, Refused
 from popnet.kernel.permits import Permits
 from popnet.kernel.places import Places
 from popnet.message.endpoint import Endpoint
@@ -103,7 +103,7 @@ class Registered:
             case {"calls": int(kind)}:
                 self._permits.check_kind(kind)
                 return "calls", kind
-        raise LinkViolation("a registration names a service, messages or calls")
+        raise Refused("a registration names a service, messages or calls")
 
     # What comes for them
 

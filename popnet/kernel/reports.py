@@ -1,7 +1,7 @@
 """What secondary kernels report to the primary: check-in, online, violations, log lines; and their terminals.
 
-The primary does not trust kernels. A report that is none is a LinkViolation, which the endpoint counts; texts
-are cut, and each counts for the kernel whose link it came by, whatever it says.
+The primary does not trust kernels. A report that is none is a LinkViolation, which ends the link; texts are
+cut, and each counts for the kernel whose link it came by, whatever it says.
 """
 
 from collections.abc import Callable
@@ -11,6 +11,7 @@ from popnet.core import limits
 from popnet.core.errors import LinkViolation, NoSuchTerminal
 from popnet.kernel.entry import Entry
 from popnet.kernel.roster import Roster
+from popnet.kernel.timeline import checked_rows
 from popnet.machine.units import approximate_size
 from popnet.message import codec
 from popnet.message.endpoint import Endpoint
@@ -47,13 +48,17 @@ class Reports:
         endpoint.serve("tty", self._serve_tty)
 
     def _check_in(self, kid: int, body: bytes) -> None:
-        self._event("kernel.check-in", self._roster.by_kid[kid], f"kernel {kid}: checked in")
+        match codec.json_object(body):
+            case {"kid": int(who), "generation": int(), "pid": int()} if who == kid:
+                self._event("kernel.check-in", self._roster.by_kid[kid], f"kernel {kid}: checked in")
+            case unknown:
+                raise LinkViolation(f"kernel {kid} checked in as {str(unknown)[:80]}")
 
     def _kernel_event(self, kid: int, body: bytes) -> None:
         kernel = self._roster.by_kid[kid]
         match codec.json_object(body):
             case {"online": True, "timeline": list(timeline)}:
-                self._online(kernel, timeline)
+                self._online(kernel, checked_rows(timeline))
             case {"out_of_memory": True}:
                 self._event("kernel.out-of-memory", kernel, f"kernel {kid}: {_memory_text(kernel)}")
             case {"violation": str(reason), "peer": int(peer)}:

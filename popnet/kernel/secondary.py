@@ -119,8 +119,8 @@ class _Secondary:
                 raise AssertionError(f"the primary handed over {unknown!r}")
 
     def _control(self, kid: int, body: bytes) -> None:
-        """An order of the primary; from anybody else it is not one."""
-        match codec.json_object(body) if kid == 0 else None:
+        """An order of the primary; from anybody else it is nonsense."""
+        match _of_the_primary(kid, body):
             case {"op": "shutdown"}:
                 self._end.set()
             case {"op": "panic"}:
@@ -128,13 +128,15 @@ class _Secondary:
             case {"op": "hang"}:
                 self._log("crit", "hang was asked for")
                 asyncio.get_running_loop().call_later(HANG_AFTER_S, _hang)
+            case unknown:
+                raise LinkViolation(f"an order that is none: {str(unknown)[:80]}")
 
     def _notify(self, kid: int, body: bytes) -> None:
-        if kid != 0:
-            return
-        match codec.json_object(body):
+        match _of_the_primary(kid, body):
             case {"down": int(peer), "generation": int(generation), "reason": str(reason)}:
                 self._daemon.links.peer_down(peer, generation, reason)
+            case unknown:
+                raise LinkViolation(f"news that are none: {str(unknown)[:80]}")
 
     def _init_exited(self, reason: str) -> None:
         """Init is gone: unless this was asked for, the kernel has panicked."""
@@ -159,6 +161,13 @@ class _Secondary:
             self._daemon.endpoint.post(0, Kind.LOG, json.dumps(line).encode())
         else:
             self._early_log.append(line)
+
+
+def _of_the_primary(kid: int, body: bytes) -> dict[str, Any]:
+    """The object in *body*, which nobody but the primary may send. Raises LinkViolation."""
+    if kid != 0:
+        raise LinkViolation("what only the primary says")
+    return codec.json_object(body)
 
 
 def _hang() -> None:

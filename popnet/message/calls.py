@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Protocol, TypeAlias
 
 from popnet.core import limits
-from popnet.core.errors import NoSuchService, Overloaded, PopnetError
+from popnet.core.errors import LinkViolation, NoSuchService, Overloaded, PopnetError
 from popnet.message import codec
 from popnet.message.kinds import Flag, Kind, Ring
 from popnet.message.peer import Peer
@@ -32,6 +32,9 @@ class TaskHost(Protocol):
 
     def count(self, name: str) -> None:
         """One more of *name*."""
+
+    def nonsense(self, what: str, error: LinkViolation) -> None:
+        """A program's nonsense was found."""
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
         """Run *work* as a task that ends with the endpoint."""

@@ -32,8 +32,15 @@ them."""
 JSON_SIZE_MAX: Final = 64 << 10
 """Bytes of a JSON body: it rides one record."""
 
+JSON_DEPTH_MAX: Final = 64
+"""Objects and lists inside each other in a JSON body: how much a reader takes depends on where it stands, and
+what a program wrote must not cost the kernel that passes it on its link."""
+
 TEXT_SIZE_MAX: Final = 4096
 """Letters of an error's message: more is cut off, so that an error always rides one record."""
+
+HINT_SIZE_MAX: Final = 1024
+CODE_SIZE_MAX: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +78,22 @@ def u32_of(body: bytes) -> int:
 
 
 def json_bytes(value: dict[str, Any]) -> bytes:
-    """Raises Refused when *value* does not fit one record, TypeError when it is not JSON."""
+    """Raises Refused when *value* does not fit one record or is too deep, TypeError when it is not JSON."""
+    if not _is_flat(value, JSON_DEPTH_MAX):
+        raise Refused(f"parameters more than {JSON_DEPTH_MAX} levels deep may not ride a message")
     body = json.dumps(value, separators=(",", ":")).encode()
     if len(body) > JSON_SIZE_MAX:
         raise Refused(f"{len(body)} bytes of parameters; at most {JSON_SIZE_MAX} may ride one message")
     return body
+
+
+def _is_flat(value: object, levels: int) -> bool:
+    """Whether *value* has at most *levels* objects and lists inside each other."""
+    if isinstance(value, dict):
+        return levels > 0 and all(_is_flat(member, levels - 1) for member in value.values())
+    if isinstance(value, list | tuple):
+        return levels > 0 and all(_is_flat(member, levels - 1) for member in value)
+    return True
 
 
 def json_object(body: bytes) -> dict[str, Any]:
@@ -98,10 +116,19 @@ def optional_object(value: dict[str, Any], key: str) -> dict[str, Any] | None:
 
 
 def error_object(error: PopnetError) -> dict[str, Any]:
-    """How an error crosses a link."""
-    value: dict[str, Any] = {"code": error.code, "message": str(error)[:TEXT_SIZE_MAX], "hint": error.hint}
+    """How an error crosses a link; a result that would not fit is left out."""
+    value: dict[str, Any] = {
+        "code": error.code[:CODE_SIZE_MAX],
+        "message": str(error)[:TEXT_SIZE_MAX],
+        "hint": error.hint[:HINT_SIZE_MAX],
+    }
     if isinstance(error, Refused) and error.result:
-        value["result"] = error.result
+        whole = {**value, "result": error.result}
+        try:
+            json_bytes({"error": whole})
+        except Refused:
+            return value
+        return whole
     return value
 
 

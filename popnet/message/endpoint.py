@@ -24,6 +24,7 @@ from typing import Any, Final, TypeAlias
 from popnet.core.errors import DeadlineExceeded, LinkViolation, PeerDied
 from popnet.message import codec
 from popnet.message.calls import CallHandler, Calls
+from popnet.message.form import FORMS, Form, is_free
 from popnet.message.group import Group
 from popnet.message.groups import Groups
 from popnet.message.kinds import KERNEL_FIRST, KIND_MAX, Kind, Ring
@@ -54,6 +55,7 @@ class Endpoint:
         bell_fd: this kernel's message doorbell, which its peers kick. Not owned.
         connect: makes a link to a kernel that has none, and returns once `add_link` was called; raises
             PopnetError when it cannot.
+        forms: what bodies look like, by kind and flags.
 
     Attributes:
         on_violation: told (kid, text) when a link is dropped because its peer spoke nonsense.
@@ -61,10 +63,16 @@ class Endpoint:
     """
 
     def __init__(
-        self, kid: int, generation: int, bell_fd: int, connect: Callable[[int], Awaitable[None]]
+        self,
+        kid: int,
+        generation: int,
+        bell_fd: int,
+        connect: Callable[[int], Awaitable[None]],
+        forms: dict[tuple[int, int], Form] = FORMS,
     ) -> None:
         self.kid = kid
         self.generation = generation
+        self.forms = forms
         self.on_violation: Callable[[int, str], None] = lambda kid, text: None
         self.look: Callable[[], bool] = lambda: False
         self.counters_total: Counter[str] = Counter()
@@ -193,8 +201,9 @@ class Endpoint:
     # Messages and calls
 
     def on(self, kind: int, handler: MessageHandler) -> None:
-        """Let *handler* have (from kid, body) of every message of *kind*. It must not block; for
-        nonsense that the peer sent it raises LinkViolation, which is counted and does no more."""
+        """Let *handler* have (from kid, body) of every message of *kind*. It must not block. For nonsense it
+        raises LinkViolation: that costs the peer its link; of a kind that is free for users it is counted and
+        does no more, because a program may have written it."""
         assert kind not in self._handlers, f"messages of kind {kind} are handled already"
         self._handlers[self._checked(kind)] = handler
 
@@ -381,7 +390,9 @@ class Endpoint:
             try:
                 handler(peer.kid, message.body)
             except LinkViolation as error:
-                self._lied(peer, error)
+                if not is_free(kind):
+                    raise
+                self.nonsense(f"a message of kind {kind} from kernel {peer.kid}", error)
             except Exception:
                 self.count("handler_errors")
                 log.exception("kernel %d: the handler of kind %d failed", self.kid, kind)
@@ -389,12 +400,10 @@ class Endpoint:
             self.count("unknown_kinds")
             peer.post(ring, Kind.UNKNOWN, 0, 0, codec.U32.pack(kind))
 
-    def _lied(self, peer: Peer, error: LinkViolation) -> None:
-        """A handler found nonsense, which is the peer's fault and no bug of ours: told once, then counted."""
+    def nonsense(self, what: str, error: LinkViolation) -> None:
+        """A handler found nonsense that a program may have written: no bug of ours, and no kernel's fault."""
         self.count("nonsense")
-        if not peer.lied:
-            peer.lied = True
-            log.warning("kernel %d: nonsense in a message: %s", peer.kid, error)
+        log.debug("kernel %d: nonsense in %s: %s", self.kid, what, error)
 
     @staticmethod
     @asynccontextmanager

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
 
 from popnet.core import limits
-from popnet.core.errors import DeadlineExceeded, IllegalState, Overloaded, Refused
+from popnet.core.errors import DeadlineExceeded, IllegalState, LinkViolation, Overloaded, Refused
 from popnet.message.lane import HEADER_SIZE, Lane
 from popnet.message.membership import Member, Membership, Phase
 
@@ -172,6 +172,8 @@ class Group:
     def _safely(self, tell: Callable[[], None]) -> None:
         try:
             tell()
+        except LinkViolation as error:
+            self._groups.nonsense(f"a message of group {self.name!r}", error)
         except Exception:
             self._groups.count("handler_errors")
             log.exception("group %s: the handler failed", self.name)

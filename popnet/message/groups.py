@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 from popnet.core import limits
 from popnet.core.errors import LinkViolation, PeerDied, Refused
 from popnet.message import codec
+from popnet.message.form import NAME_MAX
 from popnet.message.group import Group
 from popnet.message.lane import HEADER, HEADER_SIZE
 from popnet.message.membership import Member, Membership
 from popnet.message.notice import Change, Notice
 from popnet.message.peer import Peer
-from popnet.message.registryshell import NAME_MAX
 
 if TYPE_CHECKING:
     from popnet.message.endpoint import Endpoint
@@ -56,8 +56,6 @@ class Groups:
 
     def received(self, peer: Peer, message: codec.Record) -> None:
         """A GROUP message came. Raises LinkViolation."""
-        if len(message.body) < HEADER_SIZE:
-            raise LinkViolation("a message of a group without its number")
         group = self._by_number.get(message.id)
         if group is None:
             self.count("group_late")
@@ -113,6 +111,9 @@ class Groups:
 
     def count(self, name: str, number: int = 1) -> None:
         self._endpoint.counters_total[name] += number
+
+    def nonsense(self, what: str, error: LinkViolation) -> None:
+        self._endpoint.nonsense(what, error)
 
     def moved(self) -> None:
         """Something changed that somebody may wait for."""

@@ -22,6 +22,7 @@ from typing import Protocol
 from popnet.core import limits
 from popnet.core.errors import LinkViolation, PeerDied, PopnetError
 from popnet.message.codec import Reassembly, Record, fragments, payload_of, record_of, tag_of
+from popnet.message.form import Form, check
 from popnet.message.kinds import STREAM_KINDS, Kind, Ring, ring_of
 from popnet.message.outbox import BATCH, Outbox
 from popnet.message.port import GoneLink, LinkPort
@@ -41,6 +42,7 @@ class Host(Protocol):
 
     generation: int
     counters_total: Counter[str]
+    forms: dict[tuple[int, int], Form]
 
     def wake(self) -> None:
         """See to it that there is a turn soon."""
@@ -70,7 +72,6 @@ class Peer:
         self.answering = 0
         self.serving = 0
         self.dead = False
-        self.lied = False
         self.polled: frozenset[Ring] = frozenset()
         self.hub = StreamHub(kid, self._transmit, partial(host.offered, self), host.later)
         self._host = host
@@ -232,6 +233,7 @@ class Peer:
         else:
             message = self._parts[ring].feed(record)
             if message is not None:
+                check(message, self._host.forms)
                 self._host.dispatch(self, ring, message)
 
     # The end

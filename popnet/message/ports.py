@@ -16,6 +16,7 @@ from popnet.core import limits
 from popnet.core.errors import LinkViolation, NoSuchService, Overloaded, Refused
 from popnet.message import codec
 from popnet.message.calls import Calls, TaskHost
+from popnet.message.form import NAME_MAX, U32_MAX
 from popnet.message.kinds import Kind, Ring
 from popnet.message.peer import Peer
 
@@ -23,8 +24,6 @@ log = logging.getLogger(__name__)
 
 OnMessage: TypeAlias = Callable[[int, bytes], None]
 OnCall: TypeAlias = Callable[[int, bytes], Awaitable[bytes]]
-
-NAME_MAX = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +64,8 @@ class Ports:
         assert name not in self._by_name, f"service {name} is there already"
         if not 0 < len(name) <= NAME_MAX:
             raise Refused(f"a service's name has 1 to {NAME_MAX} letters")
+        if not 0 <= version <= U32_MAX:
+            raise Refused(f"a service has a version from 0 to {U32_MAX}, not {version}")
         if len(self._by_name) >= limits.SERVICES_MAX:
             raise Refused(f"more than {limits.SERVICES_MAX} services of one kernel")
         self._last += 1
@@ -92,6 +93,8 @@ class Ports:
             return
         try:
             entry.on_message(peer.kid, message.body)
+        except LinkViolation as error:
+            self._host.nonsense(f"a message for service {entry.name!r} from kernel {peer.kid}", error)
         except Exception:
             self._host.count("handler_errors")
             log.exception("kernel %d: service %s failed", self._host.kid, entry.name)
@@ -106,11 +109,11 @@ class Ports:
         return await entry.on_call(kid, body[4:])
 
     async def _resolved(self, kid: int, body: bytes) -> bytes:
-        name = body.decode(errors="replace")
+        name = body.decode()
         entry = self._by_name.get(name)
         if entry is None:
             self._host.count("unknown_services")
-            raise NoSuchService(f"kernel {self._host.kid} has no service {name[:NAME_MAX]!r}")
+            raise NoSuchService(f"kernel {self._host.kid} has no service {name!r}")
         return codec.U32.pack(entry.port) + codec.U32.pack(entry.version)
 
     # Services of others
@@ -132,8 +135,6 @@ class Ports:
             if not 0 < len(service) <= NAME_MAX:
                 raise Refused(f"a service's name has 1 to {NAME_MAX} letters")
             answer = await self._calls.call(peer, ring, Kind.RESOLVE, service.encode())
-            if len(answer) != 8:
-                raise LinkViolation(f"kernel {peer.kid} answered with what is no port")
             port = peer.ports[service] = codec.u32_of(answer[:4])
         return port
 

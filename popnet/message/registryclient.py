@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from popnet.core import limits
-from popnet.core.errors import LinkViolation, NoSuchKernel, Refused
+from popnet.core.errors import LinkViolation, Refused
 from popnet.message import codec
 from popnet.message.kinds import Kind
 from popnet.message.notice import Notice
@@ -71,14 +71,11 @@ class RegistryClient:
             self.changed()
 
     async def kid_of(self, name: str, timeout_s: float) -> int:
-        """The kid of the kernel of that name; it is the same for ever. Raises NoSuchKernel."""
+        """The kid of the kernel of that name; it is the same for ever. Raises NoSuchKernel, from there."""
         if name not in self._kids:
             question = codec.json_bytes({"kernel": name})
             answer = await self._endpoint.call(PRIMARY, Kind.REGISTRY, question, timeout_s)
-            kid = codec.json_object(answer).get("kid")
-            if not isinstance(kid, int):
-                raise NoSuchKernel(f"there is no kernel {name!r}")
-            self._kids[name] = kid
+            self._kids[name] = codec.json_object(answer)["kid"]
         return self._kids[name]
 
     def changed(self) -> None:
@@ -113,8 +110,7 @@ class RegistryClient:
 
     def _noticed(self, kid: int, body: bytes) -> None:
         if kid != PRIMARY:
-            self._endpoint.count("foreign_notices")
-            return
+            raise LinkViolation("a notice from a kernel that has no registry")
         match codec.json_object(body):
             case {"resync": True}:
                 self._begin_session()

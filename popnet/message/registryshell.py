@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from popnet.core import limits
 from popnet.core.errors import LinkViolation, NoSuchKernel
 from popnet.message import codec
+from popnet.message.form import NAME_MAX, U32_MAX
 from popnet.message.kinds import Kind
 from popnet.message.notice import Notice
 from popnet.message.registry import Blocked, Down, Event, Registry, Resume, Sync, Tell
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
     from popnet.message.endpoint import Endpoint
 
 RETRY_S: Final = 0.1
-
-NAME_MAX: Final = 64
-"""Letters of the name of a service or group."""
 
 PATTERN_MAX: Final = 128
 
@@ -144,7 +142,7 @@ def _memberships(groups: dict[str, Any]) -> dict[str, tuple[int, ...]]:
 
 def _service(value: object) -> tuple[int, int]:
     match value:
-        case [int(version), int(port)]:
+        case [int(version), int(port)] if 0 <= version <= U32_MAX and 0 < port <= U32_MAX:
             return version, port
     raise ValueError("a service without version and port")
 

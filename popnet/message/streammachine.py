@@ -23,8 +23,8 @@ together. So what a peer can make us store is at most `window` a stream, and the
 bounded.
 
 *Forbidden moves* and why: data before ACCEPT (nobody has a place for it yet); data behind CLOSE; more than
-the credit; credit above the window; a second ACCEPT. Each is the peer's fault: that stream ends here with
-LinkViolation and there with ABORT; the others go on.
+the credit; credit above the window; a second ACCEPT; a stream out of turn. No user of a stream can cause one,
+only a mad machine at the other end: `handle` raises LinkViolation, and the link is over, with all streams.
 """
 
 from collections import Counter
@@ -36,6 +36,7 @@ from typing import Any, Final
 from popnet.core import limits
 from popnet.core.errors import LinkViolation, Overloaded, PopnetError, Refused, StreamClosed, Unavailable
 from popnet.message import codec
+from popnet.message.form import NAME_MAX
 from popnet.message.kinds import CHANNEL_MAX, Kind
 from popnet.message.streamoutputs import (
     Accepted,
@@ -49,7 +50,6 @@ from popnet.message.streamoutputs import (
 )
 
 NUMBER_MAX: Final = (1 << 31) - 1
-SERVICE_NAME_MAX: Final = 64
 
 
 class State(Enum):
@@ -104,7 +104,9 @@ class StreamMachine:
     # What this end does
 
     def open(self, service: str, params: dict[str, Any]) -> tuple[int, list[Output]]:
-        """Open a stream: its key, and what to do. Raises Refused when *params* are too long."""
+        """Open a stream: its key, and what to do. Raises Refused when the name or *params* are too long."""
+        if len(service) > NAME_MAX:
+            raise Refused(f"the name of a service has {len(service)} letters; at most {NAME_MAX}")
         body = codec.json_bytes({"service": service, "params": params})
         if self._opened_last == NUMBER_MAX:
             raise Unavailable("this link has used up its stream numbers", "boot the kernel again")
@@ -187,17 +189,14 @@ class StreamMachine:
     # What the peer does
 
     def handle(self, record: codec.Record) -> Sequence[Output]:
-        """A record of a stream kind from the peer."""
+        """A record of a stream kind from the peer. Raises LinkViolation; this object is of no use then."""
         key = record.id ^ 1
         stream = self._streams.get(key)
         if record.kind == Kind.OPEN:
-            return self._handle_open(key, stream, record.body)
+            return self._handle_open(key, record.body)
         if stream is None:
             return self._handle_stray(key, record)
-        try:
-            return self._handle_known(key, stream, record)
-        except LinkViolation as violation:
-            return self._violated(key, violation)
+        return self._handle_known(key, stream, record)
 
     def _handle_known(self, key: int, stream: _Stream, record: codec.Record) -> Sequence[Output]:
         opened = stream.state is State.OPEN
@@ -224,10 +223,10 @@ class StreamMachine:
                 if stream.we_closed:
                     self._forget(key)
                 return (closed,)
-            case Kind.ABORT:
+            case Kind.ABORT if not record.body:
                 self._forget(key)
                 return (Failed(key, StreamClosed("the other end closed the stream")),)
-            case Kind.ACCEPT if stream.state is State.OPENING:
+            case Kind.ACCEPT if stream.state is State.OPENING and not record.body:
                 stream.state = State.OPEN
                 return (Accepted(key),)
             case Kind.REFUSE if stream.state is State.OPENING:
@@ -236,20 +235,15 @@ class StreamMachine:
                 return (Failed(key, refusal),)
         raise LinkViolation(f"kind {record.kind} on a stream that is {stream.state.value}")
 
-    def _handle_open(self, key: int, stream: _Stream | None, body: bytes) -> Sequence[Output]:
+    def _handle_open(self, key: int, body: bytes) -> Sequence[Output]:
         number = key >> 1
         if key & 1 or number <= self._offered_last:
-            violation = LinkViolation(f"opened stream {number} out of turn")
-            return self._violated(key, violation) if stream is not None else self._nonsense(key)
+            raise LinkViolation(f"opened stream {number} out of turn")
         self._offered_last = number
-        try:
-            request = codec.json_object(body)
-            service, params = request.get("service"), codec.optional_object(request, "params") or {}
-            if not isinstance(service, str) or len(service) > SERVICE_NAME_MAX:
-                raise LinkViolation("a stream needs the name of a service")
-        except LinkViolation as violation:
-            self.counters["protocol_errors"] += 1
-            return self._say_no(key, Refused(str(violation)))
+        request = codec.json_object(body)
+        service, params = request.get("service"), codec.optional_object(request, "params") or {}
+        if not isinstance(service, str) or len(service) > NAME_MAX:
+            raise LinkViolation("a stream needs the name of a service")
         if self._offered_count >= self._streams_max:
             return self._say_no(key, Overloaded(f"more than {self._streams_max} streams on one link"))
         self._streams[key] = _Stream(State.OFFERED, self._window, self._window)
@@ -263,23 +257,11 @@ class StreamMachine:
         if 0 < key >> 1 <= last:
             self.counters["late_records"] += 1
             return ()
-        if record.kind == Kind.ABORT:
-            self.counters["protocol_errors"] += 1
-            return ()
-        return self._nonsense(key)
-
-    def _nonsense(self, key: int) -> Sequence[Output]:
-        self.counters["protocol_errors"] += 1
-        return (Transmit(Kind.ABORT, 0, key, b""),)
+        raise LinkViolation(f"kind {record.kind} on stream {key >> 1}, which never was")
 
     def _say_no(self, key: int, error: PopnetError) -> Sequence[Output]:
         self.counters["streams_refused"] += 1
         return (Transmit(Kind.REFUSE, 0, key, codec.json_bytes(codec.error_object(error))),)
-
-    def _violated(self, key: int, violation: LinkViolation) -> Sequence[Output]:
-        self.counters["protocol_errors"] += 1
-        self._forget(key)
-        return (Transmit(Kind.ABORT, 0, key, b""), Failed(key, violation))
 
     def lost(self, error: PopnetError) -> list[Output]:
         """The peer is gone: every stream ends with *error*."""

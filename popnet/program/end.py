@@ -15,7 +15,14 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeAlias
 
 from popnet.core import limits
-from popnet.core.errors import DeadlineExceeded, NoSuchKernel, NoSuchService, PeerDied, PopnetError
+from popnet.core.errors import (
+    DeadlineExceeded,
+    LinkViolation,
+    NoSuchKernel,
+    NoSuchService,
+    PeerDied,
+    PopnetError,
+)
 from popnet.message import codec
 from popnet.message.endpoint import Endpoint
 from popnet.message.membership import Member
@@ -71,7 +78,7 @@ class ProgramEnd:
         self._answers: dict[int, CallHandler] = {}
         self._watches: dict[int, NoticeHandler] = {}
         self._groups: dict[int, ProgramGroup] = {}
-        self._endpoint = Endpoint(self.program, PROGRAM_GENERATION, bell, _never)
+        self._endpoint = Endpoint(self.program, PROGRAM_GENERATION, bell, _never, routed.FORMS)
         self._endpoint.serve(routed.OFFER, self._offered)
         self._endpoint.on(Routed.SEND, self._sent)
         self._endpoint.answer(Routed.CALL, self._called)
@@ -179,13 +186,20 @@ class ProgramEnd:
         kid, kind, inner = routed.sent(body)
         handler = self._handlers.get(kind)
         if handler is not None:  # else it was on its way when the handler went
-            handler(kid, inner)
+            self._hand(f"a message of kind {kind}", lambda: handler(kid, inner))
 
     def _sent_to(self, kernel: int, body: bytes) -> None:
         kid, service, _, inner = routed.named(body)
         on_message, _ = self._named.get(service, (None, None))
         if on_message is not None:
-            on_message(kid, inner)
+            self._hand(f"a message for service {service!r}", lambda: on_message(kid, inner))
+
+    def _hand(self, what: str, handle: Callable[[], None]) -> None:
+        """What a handler of the program's finds is nonsense of some other program, not of the kernel."""
+        try:
+            handle()
+        except LinkViolation as error:
+            self._endpoint.nonsense(what, error)
 
     async def _called(self, kernel: int, body: bytes) -> bytes:
         kid, kind, timeout_s, inner = routed.called(body)
@@ -251,7 +265,7 @@ class ProgramEnd:
     def _group_message(self, kernel: int, body: bytes) -> None:
         number, member, inner = routed.group_message(body)
         if number in self._groups:
-            self._groups[number].received(member, inner)
+            self._hand("a message of a group", lambda: self._groups[number].received(member, inner))
 
     def _viewed(self, kernel: int, body: bytes) -> None:
         number, view, members = routed.group_view(body)

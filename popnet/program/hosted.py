@@ -20,7 +20,7 @@ import socket
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeAlias
 
-from popnet.core.errors import LinkViolation, PeerDied
+from popnet.core.errors import LinkViolation, PeerDied, Refused
 from popnet.message import codec
 from popnet.message.endpoint import Endpoint
 from popnet.message.kinds import Ring
@@ -73,7 +73,7 @@ class Hosted:
         self._link: SocketLink | Link | None = None
         self._streams: set[LinkStream] = set()
         self._last_turns = _LAST_TURNS_MAX
-        self.endpoint = Endpoint(HOST, greeting.generation, self._bell, _never)
+        self.endpoint = Endpoint(HOST, greeting.generation, self._bell, _never, routed.FORMS)
         self.endpoint.serve(routed.OPEN, self._open)
         self.endpoint.on(Routed.SEND, self._send(high=False))
         self.endpoint.on(Routed.SEND_HIGH, self._send(high=True))
@@ -196,11 +196,7 @@ class Hosted:
 
     def _send(self, high: bool) -> Callable[[int, bytes], None]:
         def send(number: int, body: bytes) -> None:
-            try:
-                kid, kind, inner = routed.sent(body)
-            except LinkViolation as error:
-                self._end(error)
-                return
+            kid, kind, inner = routed.sent(body)
             self._house.post(kid, kind, inner, high)
 
         return send
@@ -245,7 +241,7 @@ class Hosted:
             case {"op": "flush"}:
                 pass
             case _:
-                raise LinkViolation("asked for nothing that there is")
+                raise Refused("asked for nothing that there is")
         return b""
 
     async def _send_group(self, number: int, body: bytes) -> bytes:
@@ -254,11 +250,7 @@ class Hosted:
         return b""
 
     def _hold(self, number: int, body: bytes) -> None:
-        try:
-            mine, full = routed.held(body)
-        except LinkViolation as error:
-            self._end(error)
-            return
+        mine, full = routed.held(body)
         self._house.hold(self, mine, full)
 
     # Its end

@@ -32,7 +32,7 @@ from enum import IntEnum
 from typing import Any, Final
 
 from popnet.core.errors import LinkViolation, Refused
-from popnet.message import codec
+from popnet.message import codec, form
 from popnet.message.membership import Member
 
 OPEN: Final = "open"
@@ -181,9 +181,21 @@ def _milliseconds(timeout_s: float) -> int:
 
 
 def opened(params: dict[str, Any], whom: str) -> tuple[int, str, dict[str, Any]]:
-    """(kid, service, params) of a stream for OPEN (*whom* is "kernel") or OFFER ("from"). Raises
-    LinkViolation."""
+    """(kid, service, params) of a stream for OPEN (*whom* is "kernel") or OFFER ("from"). Raises Refused."""
     match params:
         case {"service": str(service), "params": dict(inner)} if type(kid := params.get(whom)) is int:
             return kid, service, inner
-    raise LinkViolation(f"a stream needs {whom}, service and params")
+    raise Refused(f"a stream needs {whom}, service and params")
+
+
+FORMS: Final[dict[tuple[int, int], form.Form]] = {
+    **form.FORMS,
+    **{(kind, form.REQUEST): called for kind in (Routed.CALL, Routed.CALL_HIGH)},
+    **{
+        (kind, form.REQUEST): named
+        for kind in (Routed.TO, Routed.TO_HIGH, Routed.CALL_OF, Routed.CALL_OF_HIGH)
+    },
+    (Routed.ASK, form.REQUEST): codec.json_object,
+    (Routed.GROUP, form.REQUEST): group_send,
+}
+"""What calls on such a link look like; messages have their form where they are handled."""

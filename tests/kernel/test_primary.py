@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from popnet.core.errors import BootFailed, IllegalState, NoSuchTerminal, PopnetError
+from popnet.core.errors import BootFailed, IllegalState, LinkViolation, NoSuchTerminal, PopnetError
 from popnet.kernel import primary as module
 from popnet.kernel.cgroup import Tree
 from popnet.kernel.configure import boot_config
@@ -81,7 +81,7 @@ class FakeKernel:
         self.handover.setblocking(False)
         asyncio.get_running_loop().add_reader(self.handover, self._receive)
         await self.links.connect(0)
-        self.post(Kind.CHECK_IN, {})
+        self.post(Kind.CHECK_IN, {"kid": self.kid, "generation": self.generation, "pid": 1})
 
     async def boot(self) -> None:
         await self.check_in()
@@ -245,16 +245,41 @@ LIES = (
 )
 
 
-async def test_lies_are_counted_and_nothing_else(lab: Lab) -> None:
+@pytest.mark.parametrize("kind", [Kind.CHECK_IN, Kind.EVENT, Kind.LOG])
+async def test_a_lie_costs_a_kernel_its_link_and_nobody_else_anything(lab: Lab, kind: Kind) -> None:
+    await lab.primary.start()
+    k1, k2 = lab.kernels
+    handler = lab.primary._daemon.endpoint._handlers[kind]
+    for body in LIES:
+        with pytest.raises(LinkViolation):
+            handler(1, body)
+    k1.post(kind, b"{}")
+    await until(lambda: 1 not in lab.primary._daemon.links.linked)
+    assert lab.primary._daemon.endpoint.counters()["violations"] == 1
+    [text] = [text for text in await lab.events() if "link to kernel 1 closed" in text]
+    assert "kernel 1 " in text
+    assert await k2.endpoint.open(0, "tty", {"n": 0})
+    assert lab.row("k2")["state"] == "online"
+    assert lab.row("k1")["state"] == "online", "supervision hears no beats of it, and knows what to do"
+
+
+async def test_a_lie_ends_a_boot_at_once(lab: Lab) -> None:
     async def lie(kernel: FakeKernel) -> None:
         await kernel.check_in()
-        for kind in (Kind.CHECK_IN, Kind.EVENT, Kind.LOG, Kind.CONTROL, Kind.NOTIFY):
-            for body in LIES:
-                kernel.post(kind, body)
+        kernel.post(Kind.EVENT, b'{"online": true}')
+
+    lab.play = lie
+    with pytest.raises(BootFailed, match="its link to the primary was closed: kernel 1 told an event"):
+        await lab.primary.start()
+
+
+async def test_texts_of_kernels_are_cut(lab: Lab) -> None:
+    async def talk(kernel: FakeKernel) -> None:
+        await kernel.check_in()
         kernel.post(Kind.LOG, {"seq": 0, "time_s": 0.5, "level": "info" * 100, "text": "x" * 100_000})
         kernel.come_online()
 
-    lab.play = lie
+    lab.play = talk
     await lab.primary.start()
     assert [row["state"] for row in lab.primary.kernels()] == ["online"] * 3
     lines = [line async for line in lab.primary.log("k1", False)]
@@ -276,7 +301,8 @@ async def test_strange_terminals_and_counters(lab: Lab) -> None:
 
     k1.endpoint.answer(Kind.COUNTERS, nonsense)
     counters = (await lab.primary.counters())["kernels"]
-    assert counters["k1"]["error"] == "kernel k1 answered with what are no counters"
+    assert "bad JSON" in counters["k1"]["error"]
+    assert lab.primary._daemon.endpoint.counters()["violations"] == 1
     assert counters["k1"].keys() == {"error", "usage"}, "the host tells what a kernel uses, whatever it says"
     assert "error" in counters["k2"]
     assert k2.process.poll() is None

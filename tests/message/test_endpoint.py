@@ -9,6 +9,7 @@ import struct
 import threading
 import weakref
 from functools import partial
+from typing import Any
 
 import pytest
 import uvloop
@@ -250,12 +251,32 @@ async def test_an_error_that_is_no_json_does_not_leave_the_opener_waiting(ends: 
         raise Refused("odd", result={"set": {1}})
 
     async def odd_answer() -> bytes:
-        raise Refused("odd", result={"x": "x" * codec.JSON_SIZE_MAX})
+        raise Refused("odd", result={"x": {1}})
 
     ends.b.serve("odd", odd)
     ends.b.answer(KIND, lambda kid, body: odd_answer())
     for error in (await outcome(ends.a.open(2, "odd")), await outcome(ends.a.call(2, KIND, b"", 10.0))):
         assert "internal error" in str(error)
+
+
+@everywhere
+async def test_an_error_of_any_size_crosses(ends: Ends) -> None:
+    """A program's, say: what does not fit is cut off, and the link is none the worse."""
+    deep: object = 1
+    for _ in range(codec.JSON_DEPTH_MAX):
+        deep = [deep]
+    results: list[dict[str, Any]] = [{"x": "x" * codec.JSON_SIZE_MAX}, {"x": deep}, {"x": 1}]
+    for number, result in enumerate(results):
+
+        async def large(kid: int, body: bytes, result: Any = result) -> bytes:
+            raise Refused("\U0001f600" * 9999, "\U0001f600" * 9999, result)
+
+        ends.b.answer(KIND + number, large)
+        error = await outcome(ends.a.call(2, KIND + number, b"", 10.0))
+        assert isinstance(error, Refused)
+        assert len(str(error)) == codec.TEXT_SIZE_MAX
+        assert error.result == (result if number == 2 else {})
+    assert "handler_errors" not in ends.b.counters()
 
 
 @everywhere
@@ -464,16 +485,37 @@ async def test_a_handler_that_fails_is_not_the_end(ends: Alone) -> None:
 
 
 @everywhere
-async def test_nonsense_that_a_handler_finds_is_counted_and_nothing_else(ends: Alone) -> None:
+async def test_nonsense_that_a_program_may_have_written_is_counted_and_nothing_else(ends: Alone) -> None:
     def handler(kid: int, body: bytes) -> None:
         raise LinkViolation("no such word")
 
     ends.a.on(KIND, handler)
+    ends.a.register("s", 1, handler)
     for _ in range(3):
         ends.say(Ring.NORMAL, KIND, body=b"1")
-    await until(lambda: ends.a.counters().get("nonsense") == 3)
+        ends.say(Ring.NORMAL, Kind.SEND, id=1, body=b"1")
+    await until(lambda: ends.a.counters().get("nonsense") == 6)
     assert ends.a.has_link(2) and not ends.violations
     assert "handler_errors" not in ends.a.counters(), "it is not the handler's fault"
+
+
+@everywhere
+async def test_nonsense_of_a_kernel_that_a_handler_finds_costs_it_its_link(ends: Alone) -> None:
+    def handler(kid: int, body: bytes) -> None:
+        if body != b"good":
+            raise LinkViolation("no such word")
+
+    ends.a.on(Kind.LOG, handler)
+    ends.say(Ring.NORMAL, Kind.LOG, body=b"good")
+    await settle()
+    assert ends.a.has_link(2)
+    calling = asyncio.create_task(outcome(ends.a.call(2, KIND, b"x", 99)))
+    await ends.hear(Ring.NORMAL)
+    ends.say(Ring.NORMAL, Kind.LOG, body=b"bad")
+    assert isinstance(await calling, PeerDied)
+    assert ends.violations == [(2, "no such word")]
+    assert ends.a.counters()["violations"] == 1
+    assert not ends.a.has_link(2)
 
 
 async def test_a_post_to_a_kernel_without_a_link_says_so() -> None:
@@ -729,10 +771,10 @@ async def test_a_record_that_is_no_message_ends_the_link(link: str, payload: byt
 
 
 WRONG = {
-    "a fragment that does not belong": [(KIND, 1, 0, b"x"), (KIND + 1, 1, 0, b"x")],
     "fragments without end": [(KIND, 1, 0, bytes(65_536))] * (limits.MESSAGE_SIZE_MAX // 65_536 + 1),
-    "an error that is none": [(KIND, int(Flag.ANSWER | Flag.ERROR), 1, b"{}")],
-    "stale without a number": [(Kind.STALE, 0, 0, b"")],
+    "a stream that never was": [(Kind.DATA, 0, 3, b"x")],
+    "a stream in bad JSON": [(Kind.OPEN, 0, 3, b"not JSON")],
+    "a notice of who has no registry": [(Kind.NOTICE, 0, 0, b'{"resync": true}')],
 }
 
 
@@ -750,19 +792,21 @@ async def test_messages_that_make_no_sense_end_the_link(records: list[tuple[int,
 
 
 @everywhere
-async def test_nonsense_on_a_stream_ends_that_stream_only(ends: Alone) -> None:
-    ends.a.serve("sink", sink)
+async def test_nonsense_on_a_stream_ends_the_link(ends: Alone) -> None:
+    told: list[object] = []
+
+    async def listen(stream: Stream) -> None:
+        told.append(await outcome(read_all(stream)))
+
+    ends.a.serve("listen", listen)
     for number in (1, 2):
-        ends.say(Ring.NORMAL, Kind.OPEN, 0, number << 1 | 1, b'{"service":"sink"}')
+        ends.say(Ring.NORMAL, Kind.OPEN, 0, number << 1 | 1, b'{"service":"listen"}')
         assert (await ends.hear(Ring.NORMAL)).kind == Kind.ACCEPT
     ends.say(Ring.NORMAL, Kind.CLOSE, 0, 3, b"not JSON")
-    abort = await ends.hear(Ring.NORMAL)
-    assert (abort.kind, abort.id) == (Kind.ABORT, 2)
-    ends.say(Ring.NORMAL, Kind.CLOSE, 0, 5, b"{}")
-    close = await ends.hear(Ring.NORMAL)
-    assert (close.kind, close.id, close.body) == (Kind.CLOSE, 4, b'{"result":{"count":0}}')
-    assert ends.a.counters()["protocol_errors"] == 1
-    assert ends.violations == []
+    await until(lambda: len(told) == 2)
+    assert {type(error) for error in told} == {PeerDied}
+    assert ends.a.counters()["violations"] == 1
+    assert [kid for kid, _ in ends.violations] == [2]
 
 
 @settings(deadline=None, max_examples=100)

@@ -393,7 +393,8 @@ async def test_notices_come_from_the_primary_only() -> None:
         before = len(got)
         mesh.relink(1, 2)
         mesh.ends[2].post(1, Kind.NOTICE, b'{"session":1,"watch":1,"seq":99,"notice":[]}')
-        await until(lambda: mesh.ends[1].counters().get("foreign_notices"))
+        await until(lambda: mesh.ends[1].counters().get("violations"))
+        assert not mesh.ends[1].has_link(2)
         assert len(got) == before
 
 

@@ -11,13 +11,15 @@ from collections.abc import Sequence
 
 from popnet.core import limits
 from popnet.core.errors import LinkViolation
-from popnet.message import codec
+from popnet.message import codec, form
 from popnet.message.codec import Reassembly
-from popnet.message.kinds import Flag, Kind, Ring
-from popnet.message.streammachine import StreamMachine
+from popnet.message.kinds import Kind, Ring
+from popnet.message.streammachine import NUMBER_MAX, State, StreamMachine
 from popnet.message.streamoutputs import Accepted, Arrived, Failed, Offered, Output, Transmit
 
 WINDOW, STREAMS_MAX, SIZE_MAX = 4096, 4, 1000
+LIES = 0.05
+"""The first that is nonsense ends a conversation."""
 STREAM_KINDS = (Kind.OPEN, Kind.ACCEPT, Kind.REFUSE, Kind.DATA, Kind.CREDIT, Kind.CLOSE, Kind.ABORT)
 BODIES = (
     b"",
@@ -70,15 +72,22 @@ def lie(dice: random.Random) -> tuple[int, bytes]:
     return codec.tag_of(kind, flags), payload if dice.random() < 0.99 else payload[: dice.randrange(9)]
 
 
-def truth(dice: random.Random, offered: int, open: set[int]) -> tuple[int, bytes]:
-    """What a good peer may say when it has opened *offered* streams."""
-    id = dice.choice(sorted(open)) ^ 1 if open else 1
-    kind, body = dice.choice(
-        ((Kind.DATA, bytes(dice.randrange(900))), (Kind.CREDIT, BODIES[-3]), (Kind.CLOSE, b'{"result":{}}'))
-    )
-    if not open or dice.random() < 0.2:
-        id, kind, body = (offered + 1 << 1 | 1) & 0xFFFFFFFF, Kind.OPEN, b'{"service":"echo","params":{}}'
-    return codec.tag_of(kind), codec.payload_of(id, 1, body)
+def truths(machine: StreamMachine) -> list[tuple[Kind, int, bytes]]:
+    """What a good peer may say next: (kind, id, body); it knows of every stream what the machine knows."""
+    number = min(machine._offered_last + 1, NUMBER_MAX)
+    told = [(Kind.OPEN, number << 1 | 1, b'{"service":"echo","params":{}}')]
+    for key, stream in machine._streams.items():
+        id = key ^ 1
+        told.append((Kind.ABORT, id, b""))
+        if stream.state is State.OPENING:
+            told += [(Kind.ACCEPT, id, b""), (Kind.REFUSE, id, b'{"code":"refused","message":"no"}')]
+        if stream.state is State.OPEN and not stream.peer_closed:
+            told.append((Kind.CLOSE, id, b'{"result":{}}'))
+            if stream.may_arrive >= limits.RECORD_ALIGN:
+                told += [(Kind.DATA, id, bytes(min(900, stream.may_arrive)))] * 3
+        if stream.state is State.OPEN and stream.may_send < WINDOW:
+            told += [(Kind.CREDIT, id, codec.U32.pack(WINDOW - stream.may_send))] * 2
+    return told
 
 
 class Conversation:
@@ -115,9 +124,10 @@ class Conversation:
             raise Found(f"{len(self.machine)} streams")
 
     def say(self) -> tuple[int, bytes]:
-        if self.dice.random() < 0.3:
+        if self.dice.random() < LIES:
             return lie(self.dice)
-        return truth(self.dice, max((key >> 1 for key in self.keys if not key & 1), default=0), self.open)
+        kind, id, body = self.dice.choice(truths(self.machine))
+        return codec.tag_of(kind), codec.payload_of(id, 1, body)
 
     def hear(self, tag: int, payload: bytes) -> None:
         """What the endpoint does with a record: it may raise LinkViolation, and then the link is over."""
@@ -131,8 +141,7 @@ class Conversation:
             self.told["messages"] += 1
             if len(whole.body) > max(SIZE_MAX, len(record.body)):
                 raise Found(f"a message of {len(whole.body)} bytes")
-            if whole.flags & Flag.ERROR:
-                codec.error_of(codec.json_object(whole.body))
+            form.check(whole)
 
     def act(self) -> None:
         dice, machine = self.dice, self.machine
