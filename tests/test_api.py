@@ -77,7 +77,7 @@ async def test_what_a_machine_tells(machine: Machine, served: Served) -> None:
     assert (await machine.info())["subnet"] == "10.1.2.0/24"
     assert [row["name"] for row in await machine.kernels()] == ["primary", "k1", "k2"]
     assert (await machine["k1"].info())["kid"] == 1
-    assert (await machine.counters())["k1"] == {"tx_frames": 7}
+    assert (await machine.counters())["kernels"]["k1"]["nic"] == {"tx_frames": 7}
     assert (await machine.ssh_config()).startswith("Host k1")
     assert repr(machine["k1"]) == "<popnet.Kernel k1 of <popnet.Machine m>>"
     with pytest.raises(NoSuchKernel):

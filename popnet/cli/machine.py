@@ -1,7 +1,7 @@
 """`up`, `down`: a machine's life."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from popnet.cli.complete import MACHINE_FILE, quoted
 from popnet.cli.journal import event_line
 from popnet.cli.kernels import columns_for
 from popnet.cli.output import coloured, print_list
+from popnet.cli.run import primary_options, watching_options
 from popnet.cli.settings import Settings, complete_machine, pass_settings, verb
 from popnet.cli.units import milliseconds_text
 
@@ -22,14 +23,17 @@ if TYPE_CHECKING:
 @verb("up", lists=True)
 @click.argument("file", type=MACHINE_FILE)
 @click.option("--name", help="The machine's name, instead of the one in the file.")
+@watching_options
 @pass_settings
-def up_verb(settings: Settings, file: str, name: str | None) -> None:
+def up_verb(
+    settings: Settings, file: str, name: str | None, log_format: str, log_level: str, metrics: str | None
+) -> None:
     """Boot the machine that a file describes.
 
     FILE is a path, or the bare name of a file that popnet brings along, such as demo. Exit status 1 if a
-    kernel failed.
+    kernel failed. The machine's log is machine.log in its run directory.
     """
-    booted = boot(settings, file, name or settings.machine)
+    booted = boot(settings, file, name or settings.machine, primary_options(log_format, log_level, metrics))
     took = milliseconds_text(booted.took_ms)
     settings.say(f"machine {booted.client.machine}: up, {len(booted.rows)} kernels ({took})")
     for line in boot_lines(booted.timelines, fancy_ok(sys.stderr.encoding)):
@@ -49,7 +53,7 @@ class Booted:
     timelines: dict[str, list[dict[str, Any]]]
 
 
-def boot(settings: Settings, file: str, name: str | None) -> Booted:
+def boot(settings: Settings, file: str, name: str | None, options: Sequence[str] = ()) -> Booted:
     """Boot the machine of *file*, under *name* if given, and show its progress.
 
     Raises InvalidMachineFile, BootFailed, and whatever else the machine did not start for.
@@ -59,7 +63,7 @@ def boot(settings: Settings, file: str, name: str | None) -> Booted:
 
     progress = Progress(settings)
     try:
-        ready = launch(file, name=name, run_dir=settings.run_path(), on_event=progress.event)
+        ready = launch(file, name=name, run_dir=settings.run_path(), on_event=progress.event, options=options)
     finally:
         progress.end()
     client = Client(ready["name"], run_dir=settings.run_path())

@@ -22,6 +22,7 @@ VERBS: Final[dict[str, dict[str, tuple[str, str]]]] = {
     "A machine": {
         "demo": ("popnet.cli.demo", "Boot a machine, show all it can do, leave nothing."),
         "up": ("popnet.cli.machine", "Boot the machine that a file describes."),
+        "run": ("popnet.cli.run", "Be a machine in the foreground, for systemd and containers."),
         "down": ("popnet.cli.machine", "Shut the machine down."),
         "ps": ("popnet.cli.kernels", "List the kernels of the machine."),
         "services": ("popnet.cli.services", "List the services that kernels have registered."),
@@ -60,6 +61,7 @@ VERBS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "proxy": ("popnet.cli.secure", "Connect stdin and stdout to a port of a kernel."),
         "gateway": ("popnet.cli.gateway", "Be the machine's ssh server: the user name says which kernel."),
         "wireshark": ("popnet.cli.wireshark", "Make Wireshark list this user's kernels as interfaces."),
+        "service-unit": ("popnet.cli.serviceunit", "Print a systemd unit for machines."),
         "include-dir": ("popnet.cli.meta", "Print where the headers for programs in C are."),
         "completion": ("popnet.cli.meta", "Print a shell's completion script."),
     },

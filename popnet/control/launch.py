@@ -23,7 +23,7 @@ from popnet.core.errors import BootFailed, PopnetError, Unavailable
 
 TYPE_CHECKING = False  # not from typing: that import alone would cost 3 ms
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import IO, Any, Final
 
     from popnet.control.client import Client
@@ -47,6 +47,7 @@ def launch(
     name: str | None = None,
     run_dir: Path | None = None,
     on_event: Callable[[Mapping[str, Any]], None] | None = None,
+    options: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Boot the machine of *file* and return once it is up: {"name", "socket", "took_ms"}.
 
@@ -55,11 +56,12 @@ def launch(
         name: instead of the name in the file.
         run_dir: instead of the usual run directory.
         on_event: called with each event of the boot.
+        options: further options of `popnet.control.main`, such as --log-format.
 
     Raises:
         InvalidMachineFile, BootFailed, Refused, Unavailable: why it did not start; nothing of it is left.
     """
-    ready, process = start(file, name=name, run_dir=run_dir, on_event=on_event)
+    ready, process = start(file, name=name, run_dir=run_dir, on_event=on_event, options=options)
     process.returncode = 0  # it goes on without us: do not warn that nobody waited for it
     return ready
 
@@ -70,13 +72,10 @@ def start(
     name: str | None = None,
     run_dir: Path | None = None,
     on_event: Callable[[Mapping[str, Any]], None] | None = None,
+    options: Sequence[str] = (),
 ) -> tuple[dict[str, Any], Process]:
     """As `launch`, for a caller that lives longer than the machine, and waits for the process."""
-    command = [sys.executable, "-m", "popnet.control.main", "--file", str(file)]
-    if name is not None:
-        command += ["--name", name]
-    if run_dir is not None:
-        command += ["--run-dir", str(run_dir)]
+    command = [*primary_command(file, name, run_dir), *options]
     with tempfile.TemporaryFile() as output:
         process, progress = _run(command, output)
         try:
@@ -98,6 +97,16 @@ def start(
             raise
         finally:
             os.close(progress)
+
+
+def primary_command(file: str | Path, name: str | None, run_dir: Path | None) -> list[str]:
+    """The words that start the primary of a machine."""
+    command = [sys.executable, "-m", "popnet.control.main", "--file", str(file)]
+    if name is not None:
+        command += ["--name", name]
+    if run_dir is not None:
+        command += ["--run-dir", str(run_dir)]
+    return command
 
 
 def take_down(client: Client, timeout_s: float = DOWN_S) -> None:

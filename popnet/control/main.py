@@ -1,31 +1,32 @@
 """`python -m popnet.control.main`: the process of a primary kernel, from its first instruction; `popnet up`
-starts it.
+starts it, and `popnet run` becomes it.
 
 The order matters. Everything is imported first (the loader inherits it). Then, while there is one thread:
-lock and ownership record,
-the machine's namespaces, keys, the fork of the loader, kernel 0's namespaces and init. Only then threads and
-the event loop.
+lock and ownership record, the sockets of the host that it needs (journal, service manager, metrics), the
+machine's namespaces, keys, the fork of the loader, kernel 0's namespaces and init. Only then threads and the
+event loop.
 
 Progress goes to a descriptor as JSON lines: {"event": {...}} for each event, and last either {"ready":
-{"name", "socket"}} or
-{"error": {"code", "message", "hint"}}.
+{"name", "socket"}} or {"error": {"code", "message", "hint"}}. Without one, errors are told on stderr.
 """
 
 import argparse
+import contextlib
 import json
-import logging
 import os
+import socket
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from popnet.control import server
+from popnet.control import metricsserver
+from popnet.control.notify import Notifier
 from popnet.control.rundir import run_dir
+from popnet.control.serving import Progress, serve_machine
 from popnet.core.errors import PopnetError, Refused, Unavailable
-from popnet.kernel import gc, host, loop, namespaces, owner
+from popnet.kernel import gc, host, logs, loop, namespaces, owner
 from popnet.kernel.cgroup import Tree
 from popnet.kernel.configure import boot_config
 from popnet.kernel.credentials import make as make_credentials
@@ -40,8 +41,6 @@ from popnet.machine.search import find_machine_file, image_search_path
 from popnet.machine.spec import MachineSpec
 from popnet.net.filter import match_problem
 
-Progress = Callable[[dict[str, Any]], None]
-
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a machine until it is taken down; returns the exit status."""
@@ -50,18 +49,20 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--name")
     parser.add_argument("--run-dir", type=Path)
     parser.add_argument("--progress-fd", type=int)
+    parser.add_argument("--foreground", action="store_true")
+    parser.add_argument("--log-format", default="auto")
+    parser.add_argument("--log-level", default="info")
+    parser.add_argument("--metrics")
     options = parser.parse_args(arguments)
     progress = _progress(options.progress_fd)
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)
     try:
-        _run(options, progress)
+        return _run(options, progress)
     except PopnetError as error:
         progress({"error": {"code": error.code, "message": str(error), "hint": error.hint}})
         return 1
-    return 0
 
 
-def _run(options: argparse.Namespace, progress: Progress) -> None:
+def _run(options: argparse.Namespace, progress: Progress) -> int:
     started_at_s = time.monotonic()
     machine = _load(options)
     base = options.run_dir or run_dir()
@@ -69,11 +70,18 @@ def _run(options: argparse.Namespace, progress: Progress) -> None:
     directory = base / machine.name
     _clean_up_after_crash(base, machine.name)
     ownership = owner.Ownership(directory, machine.name)
-    try:
-        _redirect_output(directory)
-        _run_owned(machine, options, ownership, base, progress, started_at_s)
-    finally:
-        ownership.release()
+    with contextlib.ExitStack() as held:
+        held.callback(ownership.release)
+        if not options.foreground:
+            _redirect_output(directory)
+        logs.start(options.log_format, options.log_level)
+        logs.identify(machine.primary.name, 1)
+        notifier = Notifier(os.environ)
+        held.callback(notifier.close)
+        metrics = metricsserver.bind(options.metrics) if options.metrics else None
+        if metrics is not None:
+            held.callback(metrics.close)
+        return _run_owned(machine, options, ownership, base, progress, started_at_s, notifier, metrics)
 
 
 def _load(options: argparse.Namespace) -> MachineSpec:
@@ -106,7 +114,9 @@ def _run_owned(
     base: Path,
     progress: Progress,
     started_at_s: float,
-) -> None:
+    notifier: Notifier,
+    metrics: socket.socket | None,
+) -> int:
     try:
         namespaces.enter_machine()
     except OSError as error:
@@ -131,6 +141,8 @@ def _run_owned(
         image_roots.close()
         raise
 
+    status = 0
+
     async def serve() -> None:
         primary = Primary(
             machine,
@@ -144,21 +156,9 @@ def _run_owned(
             timeline,
             image_roots,
         )
-        primary.on_event = lambda event: progress({"event": event})
-        socket_path = ownership.directory / "control.sock"
-        try:
-            await primary.start()
-            api = await server.serve(primary, socket_path)
-        except BaseException:
-            await primary.down()
-            raise
-        took_ms = round((time.monotonic() - started_at_s) * 1e3, 1)
-        progress({"ready": {"name": machine.name, "socket": str(socket_path), "took_ms": took_ms}})
-        primary.on_event = lambda event: None
-        try:
-            await primary.wait()
-        finally:
-            await api.close()
+        nonlocal status
+        watched = (started_at_s, progress, notifier, metrics)
+        status = (await serve_machine(primary, ownership.directory, *watched)).status
 
     try:
         loop.run(serve())
@@ -166,6 +166,7 @@ def _run_owned(
         image_roots.close()
         loader.close()
         os.waitpid(loader_pid, 0)
+    return status
 
 
 def _redirect_output(directory: Path) -> None:
@@ -178,7 +179,7 @@ def _redirect_output(directory: Path) -> None:
 
 def _progress(fd: int | None) -> Progress:
     if fd is None:
-        return lambda message: print(json.dumps(message), flush=True)
+        return _tell_errors
     os.set_inheritable(fd, False)
 
     def write(message: dict[str, Any]) -> None:
@@ -188,6 +189,14 @@ def _progress(fd: int | None) -> Progress:
             return  # whoever started the machine has gone; the machine stays
 
     return write
+
+
+def _tell_errors(message: dict[str, Any]) -> None:
+    if "error" in message:
+        error = message["error"]
+        print(f"popnet: {error['message']}", file=sys.stderr)
+        if error["hint"]:
+            print(f"  hint: {error['hint']}", file=sys.stderr)
 
 
 if __name__ == "__main__":

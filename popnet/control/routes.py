@@ -47,6 +47,7 @@ ROUTES: Final = (
     Route("images", "GET", "/v1/images", "The images that its kernels can run: size, digest, origin"),
     Route("services", "GET", "/v1/services", "What the kernels have registered"),
     Route("counters", "GET", "/v1/counters", "Counters of all kernels and links"),
+    Route("metrics", "GET", "/metrics", "The same counters, in Prometheus' text format", "text"),
     Route("links", "GET", "/v1/links", "Links and NICs that are impaired or cut, and what was observed"),
     Route("link", "POST", "/v1/links/{op}", "Impair, clear, cut, mend or flap a link or a NIC", body="link"),
     Route("faults", "GET", "/v1/faults", "The plan of faults that ran last, and how far it is"),

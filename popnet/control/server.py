@@ -25,6 +25,7 @@ from popnet.control.bridge import bridge, first
 from popnet.control.client import encode_error
 from popnet.control.guard import begun, guard, socket_of
 from popnet.control.hangup import hangup
+from popnet.control.metricsserver import answer
 from popnet.control.rundir import ShortAddress, is_alive
 from popnet.control.service import Service, Stream
 from popnet.control.terminals import TerminalStream, read_history
@@ -51,9 +52,8 @@ class ControlServer:
 
     async def start(self) -> None:
         """Raises IllegalState if something listens on the socket already."""
-        address = self._cleanup.enter_context(
-            ShortAddress(self.path)
-        )  # event loops use it when they close, too
+        # Event loops use it when they close, too.
+        address = self._cleanup.enter_context(ShortAddress(self.path))
         sock = _bind(self.path, address)
         self._inode = self.path.stat().st_ino
         await self._runner.setup()
@@ -169,6 +169,9 @@ class _Api:
 
     async def counters(self, request: web.Request) -> web.StreamResponse:
         return web.json_response(await self._service.counters())
+
+    async def metrics(self, request: web.Request) -> web.StreamResponse:
+        return await answer(self._service)
 
     async def links(self, request: web.Request) -> web.StreamResponse:
         return web.json_response(await self._service.links())

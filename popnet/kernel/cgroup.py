@@ -5,8 +5,10 @@ interface, `Group`. Where neither can be written, a kernel still has its CPU aff
 says that memory is not limited.
 
 Groups are made below the group that the machine itself runs in, so that whoever limits the machine limits its
-kernels. Names start with `popnet-` and end with the primary's pid, since two users' machines may have one
-name; every path made is told to the machine's ownership record before it is made.
+kernels. A v2 group that has processes hands no controllers on; so in one that was delegated to us (systemd's
+Delegate=yes marks it) the primary first moves into a group below it. Names start with `popnet-` and end with
+the primary's pid, since two users' machines may have one name; every path made is told to the machine's
+ownership record before it is made.
 """
 
 import contextlib
@@ -17,6 +19,9 @@ from pathlib import Path
 from typing import Final
 
 ROOT: Final = Path("/sys/fs/cgroup")
+SETTLED: Final = "popnet-primary"
+"""Where the primary moves in a group that was delegated to it."""
+
 _CONTROLLERS: Final = ("cpuset", "memory", "pids")
 
 
@@ -113,11 +118,12 @@ class Tree:
     ) -> None:
         text = Path("/proc/self/cgroup").read_text() if memberships is None else memberships
         self._record = record
+        self._made: list[Path] = []
+        self._settle(root, text)
         self._bases = {
             controller: base / f"popnet-{machine}-{os.getpid()}"
             for controller, base in _bases(root, text).items()
         }
-        self._made: list[Path] = []
         for directory in dict.fromkeys(self._bases.values()):
             if self._make(directory):
                 self._enable(directory)
@@ -142,6 +148,16 @@ class Tree:
         for directory in reversed(self._made):
             with contextlib.suppress(OSError):
                 directory.rmdir()
+
+    def _settle(self, root: Path, memberships: str) -> None:
+        """Move this process out of the way, if its group was delegated to it and it is alone there."""
+        for line in memberships.splitlines():
+            _, controllers, path = line.split(":", 2)
+            group = _existing(_unified(root), path.lstrip("/"))
+            alone = _read_words(group / "cgroup.procs") == {str(os.getpid())}
+            offers = not _read_words(group / "cgroup.controllers").isdisjoint(_CONTROLLERS)
+            if not controllers and alone and offers and is_delegated(group) and self._make(group / SETTLED):
+                _write(group / SETTLED / "cgroup.procs", str(os.getpid()))
 
     def _make(self, directory: Path) -> bool:
         if not os.access(directory.parent, os.W_OK):
@@ -177,7 +193,7 @@ def _bases(root: Path, memberships: str) -> dict[str, Path]:
             if controller in controllers.split(","):
                 bases[controller] = _existing(root / controller, relative)
         if controllers == "":
-            unified = root / "unified" if (root / "unified/cgroup.controllers").exists() else root
+            unified = _unified(root)
             base = _existing(unified, relative)
             for group in (base, unified):
                 offered = _handed_on(group, change=group != unified)
@@ -186,6 +202,19 @@ def _bases(root: Path, memberships: str) -> dict[str, Path]:
                     bases |= found
                     break
     return bases
+
+
+def is_delegated(group: Path) -> bool:
+    """Whether systemd gave the v2 *group* away, to whoever runs in it (systemd.io/CGROUP_DELEGATION)."""
+    for name in ("user.delegate", "trusted.delegate"):
+        with contextlib.suppress(OSError):
+            return os.getxattr(group, name) == b"1"
+    return False
+
+
+def _unified(root: Path) -> Path:
+    """Where the v2 tree is mounted: beside v1 controllers, or alone."""
+    return root / "unified" if (root / "unified/cgroup.controllers").exists() else root
 
 
 def _handed_on(group: Path, change: bool) -> set[str]:

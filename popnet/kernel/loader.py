@@ -46,6 +46,7 @@ def _run(channel: socket.socket) -> NoReturn:
     try:
         linux.set_process_name("popnet:loader")
         linux.die_with_parent()
+        os.setsid()  # keys on a terminal that the primary runs on are no signals to kernels
         linux.become_subreaper()
         gc.disable()
         _Loader(channel).serve()

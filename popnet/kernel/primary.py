@@ -27,6 +27,7 @@ from typing import Any
 
 from popnet.core import limits
 from popnet.core.errors import IllegalState
+from popnet.kernel import logs
 from popnet.kernel.answers import Answers
 from popnet.kernel.bootconfig import BootConfig
 from popnet.kernel.cgroup import Tree
@@ -308,6 +309,7 @@ class Primary:
     def _log_own(self, level: str, text: str) -> None:
         time_s = time.monotonic() - self._started_at_s
         self._roster.own.log.append({"generation": 1, "time_s": time_s, "level": level, "text": text})
+        logs.dmesg(self._roster.own.spec.name, 1, level, text)
 
     def _spawn(self, work: Coroutine[Any, Any, Any]) -> "asyncio.Task[Any]":
         task = asyncio.get_running_loop().create_task(work)

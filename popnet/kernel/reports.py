@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from popnet.core import limits
 from popnet.core.errors import LinkViolation, NoSuchTerminal
+from popnet.kernel import logs
 from popnet.kernel.entry import Entry
 from popnet.kernel.roster import Roster
 from popnet.kernel.timeline import checked_rows
@@ -73,6 +74,7 @@ class Reports:
                 kernel = self._roster.by_kid[kid]
                 cut = {"level": level[:_LEVEL_MAX], "text": text[: limits.REPORT_TEXT_MAX]}
                 kernel.log.append({"generation": kernel.life.generation, "time_s": time_s, **cut})
+                logs.dmesg(kernel.spec.name, kernel.life.generation, cut["level"], cut["text"])
             case unknown:
                 raise LinkViolation(f"kernel {kid} logged what is no line: {str(unknown)[:80]}")
 

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from popnet.core.errors import BootFailed, LinkViolation
-from popnet.kernel import loop
+from popnet.kernel import logs, loop
 from popnet.kernel.bootconfig import BootConfig
 from popnet.kernel.cgroup import Group
 from popnet.kernel.daemon import OUT_OF_MEMORY, Daemon, name_process, prepare
@@ -36,6 +36,7 @@ GRACE_S: Final = 0.5
 def run(config: BootConfig, group: Group, handover: socket.socket, directory: int) -> int:
     """Be the daemon of the kernel that *config* describes; returns its exit status."""
     name_process(config.kernel.name)
+    logs.identify(config.kernel.name, config.generation)
     timeline = Timeline(config.started_at_s)
     timeline.done("fork")
     os.close(directory)

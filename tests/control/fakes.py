@@ -81,7 +81,7 @@ class FakeService(FakeLinks):
     # What a machine is asked
 
     def machine(self) -> dict[str, Any]:
-        return {"name": "m", "file": "/m.yaml", "state": "online", "subnet": "10.1.2.0/24"}
+        return {"name": "m", "uptime_s": 1.0, "file": "/m.yaml", "state": "online", "subnet": "10.1.2.0/24"}
 
     def kernels(self) -> list[dict[str, Any]]:
         return [
@@ -187,7 +187,7 @@ class FakeService(FakeLinks):
         return [{"service": "exec", "kernel": "k1", "kid": 1, "generation": 1, "version": 1, "port": 2}]
 
     async def counters(self) -> dict[str, Any]:
-        return {"k1": {"tx_frames": 7}}
+        return {"kernels": {"k1": {"nic": {"tx_frames": 7}}}}
 
     # What tests do
 

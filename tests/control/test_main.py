@@ -72,6 +72,10 @@ def test_nobody_reads_the_progress_any_more() -> None:
     os.close(writing)
 
 
-def test_without_a_descriptor_progress_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
-    main._progress(None)({"event": {"seq": 1}})
-    assert json.loads(capsys.readouterr().out) == {"event": {"seq": 1}}
+def test_without_a_descriptor_errors_are_told_on_stderr(
+    tmp_path: Path, file: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.main(["--file", file, "--name", "Upper", "--run-dir", str(tmp_path / "run")]) == 1
+    output, errors = capsys.readouterr()
+    assert output == ""
+    assert errors.startswith("popnet: --name: ")

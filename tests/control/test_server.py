@@ -52,7 +52,7 @@ async def test_what_a_machine_tells(served: Served) -> None:
     assert [row["name"] for row in kernels] == ["primary", "k1", "k2"]
     assert k1 == kernels[1]
     assert timeline[0]["step"] == "fork"
-    assert counters == {"k1": {"tx_frames": 7}}
+    assert counters == {"kernels": {"k1": {"nic": {"tx_frames": 7}}}}
     assert ssh_config.startswith("Host k1\n")
 
 

@@ -1,5 +1,6 @@
 """Control groups on fake trees of both versions, and on the host's own where it offers any."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -50,6 +51,35 @@ def test_v2_uses_what_the_root_group_hands_on_and_never_changes_it(v2: Path) -> 
     tree = Tree("demo", lambda path: None, v2, "0::/user.slice\n")
     assert tree.controllers == ("memory",)
     assert (v2 / "cgroup.subtree_control").read_text() == "memory"
+
+
+def delegate(group: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mark *group* as systemd does."""
+
+    def getxattr(path: Path, name: str) -> bytes:
+        if (Path(path), name) == (group, "user.delegate"):
+            return b"1"
+        raise OSError(errno.ENODATA, "no data")
+
+    monkeypatch.setattr(os, "getxattr", getxattr)
+
+
+@pytest.mark.parametrize("processes", [str(os.getpid()), f"{os.getpid()}\n1", "1"])
+@pytest.mark.parametrize("delegated", [True, False])
+def test_the_primary_settles_below_a_group_that_is_its_own(
+    v2: Path, monkeypatch: pytest.MonkeyPatch, processes: str, delegated: bool
+) -> None:
+    (v2 / "user.slice/cgroup.procs").write_text(processes)
+    if delegated:
+        delegate(v2 / "user.slice", monkeypatch)
+    recorded: list[Path] = []
+    Tree("demo", recorded.append, v2, "0::/user.slice\n")
+    settled = v2 / "user.slice/popnet-primary"
+    if delegated and processes == str(os.getpid()):
+        assert (settled / "cgroup.procs").read_text() == str(os.getpid())
+        assert recorded[0] == settled
+    else:
+        assert not settled.exists()
 
 
 def test_a_delegated_group_without_processes_is_used_itself(v2: Path) -> None:
