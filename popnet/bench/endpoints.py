@@ -11,7 +11,7 @@ from popnet.bench.timing import Control, Figures, wait_for_follower
 from popnet.kernel.loop import run
 from popnet.message.endpoint import Endpoint
 from popnet.message.kinds import USER_FIRST, Ring
-from popnet.transport._native import Link, look
+from popnet.transport._native import Link, look, looks
 from popnet.transport.modes import SPIN_MAX_US, Mode
 
 QUEUE_MAX: Final = 256 << 10
@@ -27,6 +27,7 @@ class EndpointWire:
             link.set_mode(ring, mode)
         self._endpoint = Endpoint(kid, 1, bell, _no_connect)
         self._endpoint.look = lambda: look([link], SPIN_MAX_US)
+        self._endpoint.looks = lambda: looks([link])
         self._received: deque[bytes] = deque()
         self._came = asyncio.Event()
         self._endpoint.on(USER_FIRST, self._take)

@@ -50,7 +50,7 @@ from popnet.message.stream import Stream
 from popnet.net import capture, nic, tap
 from popnet.program.greeting import Greeting
 from popnet.transport import doorbell
-from popnet.transport._native import Pump, look
+from popnet.transport._native import Pump, look, looks
 from popnet.transport.handover import create_handover, send_packet
 
 _SSH_PORT: Final = 22
@@ -167,7 +167,7 @@ class Daemon:
         self.modes = Modes(config.kernel.cores, lambda: self.links.linked, self.endpoint.poll)
         self.links.on_link = self.modes.apply
         if self.modes.spin_max_us:
-            self.endpoint.look = self._look
+            self.endpoint.look, self.endpoint.looks = self._look, self._looks
         self.init = InitClient(prepared.channel, prepared.init_pid, self._init_exited)
         self._on_exit = on_exit
         self._group = prepared.group
@@ -397,6 +397,10 @@ class Daemon:
     def _look(self) -> bool:
         """Spin for as long as the rings of messages have learnt that it pays; True: something came."""
         return look(list(self.links.linked.values()), self.modes.spin_max_us)
+
+    def _looks(self) -> bool:
+        """Whether that would spin at all."""
+        return bool(self.modes.spin_max_us) and looks(list(self.links.linked.values()))
 
     def _spawn(self, work: Any) -> None:
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)

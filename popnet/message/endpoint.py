@@ -3,7 +3,9 @@
 Theory of operation. All of it runs on one thread, in the event loop. Every peer kicks the same doorbell; a
 kick says only "look at your rings". `_turn` gives each link one budget; if any link used it up, or has
 something again when armed, there is another turn after everybody else in the loop had theirs; otherwise every
-ring is armed and the endpoint sleeps at its doorbell. The doorbell is drained before the rings are: a kick
+ring is armed and the endpoint sleeps at its doorbell. Before it sleeps it may `look` for a short while; but
+not in a turn that has handled something: whoever waited for that has its turn first, because what we would
+look for may be the answer to what it has yet to send. The doorbell is drained before the rings are: a kick
 that comes between the two costs an empty turn, where the other order would lose it.
 
 A kernel has a link to itself, in memory: `open`, `post` and `call` need not care who they talk to.
@@ -29,7 +31,7 @@ from popnet.message.group import Group
 from popnet.message.groups import Groups
 from popnet.message.kinds import KERNEL_FIRST, KIND_MAX, Kind, Ring
 from popnet.message.memory import MemoryLink
-from popnet.message.peer import Peer
+from popnet.message.peer import Peer, Turn
 from popnet.message.port import LinkPort
 from popnet.message.ports import OnCall, OnMessage, Ports
 from popnet.message.registryclient import OnNotice, RegistryClient
@@ -60,6 +62,7 @@ class Endpoint:
     Attributes:
         on_violation: told (kid, text) when a link is dropped because its peer spoke nonsense.
         look: called before every sleep; may wait a short while for records, and tells whether there are some.
+        looks: whether `look` would wait at all, if it were called now.
     """
 
     def __init__(
@@ -75,6 +78,7 @@ class Endpoint:
         self.forms = forms
         self.on_violation: Callable[[int, str], None] = lambda kid, text: None
         self.look: Callable[[], bool] = lambda: False
+        self.looks: Callable[[], bool] = lambda: False
         self.counters_total: Counter[str] = Counter()
         self._bell_fd = bell_fd
         self._connect = connect
@@ -330,11 +334,16 @@ class Endpoint:
         self._turn_coming = False
         self.count("turns")
         peers = list(self._peers.values())
-        more = [peer.turn() for peer in peers]
-        if any(more):
+        handled = max([peer.turn() for peer in peers], default=Turn.NONE)
+        if handled is Turn.FULL:
             self.count("budget_exhausted")
             self.wake()
-        elif self.look() or not all(peer.arm() for peer in peers) or any(peer.polled for peer in peers):
+        elif (
+            (handled and self.looks())
+            or self.look()
+            or not all(peer.arm() for peer in peers)
+            or any(peer.polled for peer in peers)
+        ):
             self.wake()
 
     def poll(self, kid: int, rings: Collection[Ring]) -> None:

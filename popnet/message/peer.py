@@ -16,6 +16,7 @@ import asyncio
 import copy
 from collections import Counter
 from collections.abc import Callable
+from enum import IntEnum
 from functools import partial
 from typing import Protocol
 
@@ -35,6 +36,15 @@ NORMAL_SHARE = limits.BUDGET // 8
 
 FLUSH_BATCHES = limits.BUDGET // BATCH
 """Batches of waiting records that a turn sends at most, for each ring."""
+
+
+class Turn(IntEnum):
+    """What a turn handled."""
+
+    NONE = 0
+    SOME = 1
+    FULL = 2
+    """A budget: there may be more; call `turn` again before `arm`."""
 
 
 class Host(Protocol):
@@ -186,15 +196,16 @@ class Peer:
 
     # In
 
-    def turn(self) -> bool:
-        """Handle a budget of records and send what has room. True: there may be more; call again before
-        `arm`."""
+    def turn(self) -> Turn:
+        """Handle a budget of records and send what has room."""
         high = self._drain(Ring.HIGH, limits.BUDGET)
         budget = max(limits.BUDGET - high, NORMAL_SHARE)
         normal = self._drain(Ring.NORMAL, budget)
         for ring in tuple(self._waiting):
             self._flush(ring)
-        return high == limits.BUDGET or normal == budget
+        if high == limits.BUDGET or normal == budget:
+            return Turn.FULL
+        return Turn.SOME if high or normal else Turn.NONE
 
     def arm(self) -> bool:
         """Ask for a kick at the next record, but for rings that are `polled`. False: there is one already."""

@@ -34,6 +34,9 @@ def look(links: Sequence[Link], spin_us: int, /) -> bool:
         RuntimeError: a thread waits at one of the rings. ValueError: more than 256 links.
     """
 
+def looks(links: Sequence[Link], /) -> bool:
+    """Whether `look` would spin at these links, as far as they have learnt."""
+
 def fates(config: Buffer, table: Buffer, frames: list[tuple[int, int]], /) -> list[tuple[int, ...]]:
     """What (now_ns, size) frames meet, one after the other: lost, reordered, copies, dropped by the rate, the
     bit that is turned, and when both copies are due. For tests."""

@@ -1,5 +1,7 @@
 """How an endpoint waits: kicked when armed, never kicked where it polls, and a last look before it sleeps."""
 
+import asyncio
+
 from popnet.message.kinds import Ring
 
 from .ends import KIND, Alone, everywhere, settle, until
@@ -84,3 +86,38 @@ async def test_without_a_last_look_each_sleep_costs_a_kick(ends: Alone) -> None:
 async def test_polling_a_kernel_without_a_link_is_nothing(ends: Alone) -> None:
     ends.a.poll(77, [Ring.NORMAL])
     assert 77 not in ends.a.generations()
+
+
+async def order_of(ends: Alone, looks: bool) -> list[str]:
+    """What happens first after a message: its reader answers, or the endpoint looks for more."""
+    came, order = asyncio.Event(), list[str]()
+    ends.a.on(KIND, lambda kid, body: came.set())
+    ends.a.looks = lambda: looks
+
+    async def read() -> None:
+        await came.wait()
+        order.append("reader")
+
+    def look() -> bool:
+        if came.is_set():
+            order.append("look")
+        return False
+
+    ends.a.look = look
+    reading = asyncio.create_task(read())
+    await settle()
+    ends.say(Ring.NORMAL, KIND, body=b"x")
+    await reading
+    await until(lambda: "look" in order)
+    return order
+
+
+@everywhere
+async def test_a_reader_has_its_turn_before_a_look_that_waits(ends: Alone) -> None:
+    """What we would wait for may be the answer to what the reader has yet to send."""
+    assert (await order_of(ends, looks=True))[:2] == ["reader", "look"]
+
+
+@everywhere
+async def test_control_a_look_that_does_not_wait_costs_no_further_turn(ends: Alone) -> None:
+    assert (await order_of(ends, looks=False))[:2] == ["look", "reader"]

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
-from popnet.transport._native import PAYLOAD_MAX, Link, LinkClosed, Violation, look
+from popnet.transport._native import PAYLOAD_MAX, Link, LinkClosed, Violation, look, looks
 from popnet.transport.modes import DEFAULT_MODE, Mode
 from tests.transport.lab import PATIENCE_S, eventually
 from tests.transport.pair import FRAMES, HIGH, NORMAL, RING_NAMES, End, Pair
@@ -474,6 +474,22 @@ def test_look_learns_when_not_to_spin(pair: Pair) -> None:
     for _ in range(20):
         assert not look([pair.b.link], 20)
     assert count(pair.b, "spin_misses", HIGH) == spun
+
+
+def test_looks_tells_whether_look_would_spin(pair: Pair) -> None:
+    links = [pair.b.link]
+    assert looks(links), "nothing was learnt yet"
+    pair.b.link.set_mode(HIGH, "interrupt")
+    for _ in range(10):
+        assert not look(links, 20)
+    assert not looks(links), "it never paid"
+    pair.b.link.set_mode(NORMAL, "poll")
+    assert looks(links)
+    pair.b.link.set_mode(NORMAL, "interrupt")
+    assert not looks(links)
+    assert not looks([])
+    with pytest.raises(TypeError):
+        looks([pair.b])  # type: ignore[list-item]
 
 
 def test_look_never_spins_at_rings_in_interrupt_mode(pair: Pair) -> None:

@@ -41,13 +41,13 @@ static bool look_around(struct looker *l, uint64_t now_ns) {
 }
 
 /* The longest window of all rings, at most max_ns; a ring that would spin has not slept. */
-static uint64_t longest_window(struct looker *l) {
+static uint64_t longest_window(struct looker *l, bool begins) {
     uint64_t longest_ns = 0;
     for (Py_ssize_t i = 0; i < l->count; i++)
         EACH_RING(ring) {
             struct waiter *waiter = &l->links[i]->sides[IN][ring].waiter;
             uint64_t window_ns = waiter_window_ns(waiter);
-            if (window_ns)
+            if (window_ns && begins)
                 waiter->since_ns = 0;
             longest_ns = window_ns > longest_ns ? window_ns : longest_ns;
         }
@@ -66,7 +66,7 @@ static void all_missed(struct looker *l) {
 
 /* Without the GIL. */
 static bool look_for_a_while(struct looker *l) {
-    uint64_t window_ns = longest_window(l), now_ns = l->began_ns;
+    uint64_t window_ns = longest_window(l, true), now_ns = l->began_ns;
     while (window_ns && now_ns - l->began_ns < window_ns) {
         sched_yield();
         now_ns = clock_ns();
@@ -95,6 +95,21 @@ static bool looker_fill(struct looker *l, PyObject *links) {
         l->links[l->count] = (Link *)link;
     }
     return true;
+}
+
+static void looker_end(struct looker *l) {
+    while (l->count > 0)
+        Py_DECREF((PyObject *)l->links[--l->count]);
+}
+
+/* looks(): would look() spin at these links now? */
+static PyObject *native_looks(PyObject *module, PyObject *links) {
+    (void)module;
+    struct looker l = {.max_ns = SPIN_FOREVER};
+    bool good = looker_fill(&l, links);
+    bool spins = good && longest_window(&l, false) > 0;
+    looker_end(&l);
+    return good ? PyBool_FromLong(spins) : NULL;
 }
 
 /* Mark all rings busy; false: one is already, and none is marked. */
@@ -136,8 +151,7 @@ static PyObject *native_look(PyObject *module, PyObject *const *args, Py_ssize_t
         }
         looker_leave(&l);
     }
-    while (l.count > 0)
-        Py_DECREF((PyObject *)l.links[--l.count]);
+    looker_end(&l);
     return good ? PyBool_FromLong(news) : NULL;
 }
 

@@ -64,6 +64,7 @@ static bool fill_module(PyObject *module) {
 
 static PyMethodDef module_functions[] = {
     {"look", FAST(native_look), METH_FASTCALL, NULL},
+    {"looks", native_looks, METH_O, NULL},
     {"learn", native_learn, METH_VARARGS, NULL},
     {"fates", native_fates, METH_VARARGS, NULL},
     {NULL, NULL, 0, NULL},
