@@ -467,6 +467,21 @@ class Kernel:
         feeds = CaptureFeeds(self.machine.client, where, filter, snap_length, links=links, divert=divert)
         return Capture(feeds)
 
+    async def jitter(self, seconds: float = 5.0, *, interval_us: int = 1000, fifo: int | None = None) -> Any:
+        """How punctual its CPUs are: timers for half of the time, gaps for the other; see `popnet jitter`.
+
+        Args:
+            fifo: a priority of SCHED_FIFO, for a kernel that has its cores alone.
+
+        Returns "wakeups" and "noise", each with count, total_ns, min_ns, max_ns and buckets of (from_ns,
+        to_ns, count); "missed" timers, "looked_ns", "cpu". Raises Refused.
+        """
+        params = {"seconds": seconds, "interval_us": interval_us, "fifo": fifo}
+        async with await connect(self._socket, wire.stream_path(self.name, "jitter"), params) as stream:
+            while await stream.receive() is not None:
+                pass
+            return stream.result or {}
+
     @property
     def nic(self) -> Wire:
         """Its NIC, to impair or cut all its traffic."""

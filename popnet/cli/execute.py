@@ -90,6 +90,7 @@ class ExecVerb(Verb):
 @click.option("-t", "--tty", is_flag=True, help="Give the command a terminal; ours becomes raw.")
 @click.option("-i", "--interactive", is_flag=True, help="Send stdin even if it is a terminal.")
 @click.option("-e", "--env", "variables", metavar="NAME=VALUE", multiple=True, help="Set a variable for it.")
+@click.option("--fifo", type=click.IntRange(1, 99), metavar="PRIORITY", help="At this real-time priority.")
 @click.option("-w", "--workdir", metavar="DIR", help="Run it in this directory of the kernel.")
 @pass_settings
 def exec_verb(
@@ -100,6 +101,7 @@ def exec_verb(
     interactive: bool,
     variables: tuple[str, ...],
     workdir: str | None,
+    fifo: int | None,
 ) -> None:
     """Run a command in a kernel.
 
@@ -107,6 +109,8 @@ def exec_verb(
     there is no such command, 128+n: signal n ended it. A stdin that is no terminal is sent to it.
     """
     params: dict[str, Any] = {"argv": list(command), "tty": tty}
+    if fifo is not None:
+        params["fifo"] = fifo
     env = dict(_variable(text) for text in variables)
     if tty:
         env.setdefault("TERM", os.environ.get("TERM", "xterm-256color"))

@@ -43,6 +43,7 @@ VERBS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "panic": ("popnet.cli.kernels", "Make a kernel panic, to try what happens then."),
         "hang": ("popnet.cli.kernels", "Make a kernel hang, to try what happens then."),
         "exec": ("popnet.cli.execute", "Run a command in a kernel."),
+        "jitter": ("popnet.cli.jitter", "Measure how punctual the CPUs of a kernel are."),
         "mode": ("popnet.cli.modes", "Show or switch how a kernel waits for messages and frames."),
         "console": ("popnet.cli.console", "Attach to a terminal of a kernel."),
         "ssh": ("popnet.cli.secure", "Log into a kernel over its network."),

@@ -24,6 +24,7 @@ class BootConfig:
         shell: path of the login shell inside the kernel.
         started_at_s: monotonic time at which the boot was asked for.
         kids: name -> number of every kernel of the machine.
+        housekeeping: CPUs for its daemon, if the kernel has its own alone.
         impairments: of its NIC and its links, as `impairservice` has them, from its first frame on.
     """
 
@@ -40,6 +41,7 @@ class BootConfig:
     started_at_s: float
     kids: dict[str, int] = field(default_factory=dict)
     impairments: tuple[dict[str, Any], ...] = ()
+    housekeeping: tuple[int, ...] = ()
 
     @property
     def kid(self) -> int:
@@ -84,6 +86,7 @@ class BootConfig:
                 "subnet": IPv4Network(data["subnet"]),
                 "subnet6": IPv6Network(data["subnet6"]),
                 "impairments": tuple(data["impairments"]),
+                "housekeeping": tuple(data["housekeeping"]),
                 "root": RootPlan(
                     **{
                         **data["root"],

@@ -34,4 +34,5 @@ def boot_config(
         shell=roots.login_shell(source),
         started_at_s=time.monotonic(),
         kids={other.name: other.kid for other in machine.kernels},
+        housekeeping=machine.housekeeping if kernel.isolated else (),
     )

@@ -28,12 +28,13 @@ from typing import Any, Final
 from popnet import __version__
 from popnet.core import addresses, limits
 from popnet.core.errors import BootFailed, PeerDied, PopnetError
-from popnet.kernel import fuse, init, linux, namespaces
+from popnet.kernel import fuse, init, linux, namespaces, realtime
 from popnet.kernel.bootconfig import BootConfig
 from popnet.kernel.cgroup import Group
 from popnet.kernel.console import Console
 from popnet.kernel.impairservice import ImpairService, apply_all
 from popnet.kernel.initclient import InitClient
+from popnet.kernel.jitter import JitterService
 from popnet.kernel.links import Links, SendOffer
 from popnet.kernel.modes import Modes
 from popnet.kernel.outofmemory import OutOfMemory
@@ -95,7 +96,7 @@ def prepare(config: BootConfig, group: Group, timeline: Timeline) -> Prepared:
         timeline.done(step)
         step = "init"
         ours, theirs = create_handover()
-        os.sched_setaffinity(0, config.kernel.cpus)
+        os.sched_setaffinity(0, config.housekeeping or config.kernel.cpus)
         parameters = cmdline.parse(config.kernel.cmdline)
         booted_s = int(time.clock_gettime(time.CLOCK_BOOTTIME))
         partition = Partition(config.kernel.cpus, config.kernel.memory_bytes)
@@ -111,6 +112,7 @@ def prepare(config: BootConfig, group: Group, timeline: Timeline) -> Prepared:
             booted_s=booted_s,
             file_system=file_system,
             views=True,
+            alone=config.kernel.cpus if config.kernel.isolated else (),
         )
         pid = linux.fork_into(linux.CLONE_NEWPID)
         if pid == 0:
@@ -183,6 +185,8 @@ class Daemon:
         self._console_lines: list[str] = []
         self.views = Views(prepared.tree, prepared.views)
         self._next_refresh: asyncio.TimerHandle | None = None
+        self._refused: list[str] = []  # of what a kernel with its cores alone should have
+        self._latency: int | None = None
         # Joining a control group can take 20 ms (cpuset of v1 waits for all CPUs), so it goes on beside the
         # rest.
         self._partition = asyncio.create_task(asyncio.to_thread(self._apply_partition, prepared))
@@ -209,6 +213,8 @@ class Daemon:
             await self.init.wait_ready()
             await self._show_views()
             self.timeline.done(step)
+            for refused in (*self.init.refused, *self._refused):
+                self.say("warning", f"cores alone, but this host refuses: {refused}")
             self.say("info", f"init: {kernel.init or 'pid 1'}, root is up, CPUs {format_cpus(kernel.cpus)}")
             step = "ttys"
             for n in range(kernel.ttys):
@@ -284,6 +290,12 @@ class Daemon:
         missing = prepared.group.limit(
             format_cpus(kernel.cpus), kernel.memory_bytes, format_cpus(kernel.memory_nodes)
         )
+        if kernel.isolated:
+            self._latency = realtime.hold_latency()
+            if self._latency is None:
+                self._refused.append("/dev/cpu_dma_latency, so idle CPUs take longer to wake")
+            if reason := realtime.isolate(prepared.group.directories.get("cpuset")):
+                self._refused.append(reason)
         # Either fails only if init has ended, and then `wait_ready` tells why.
         with contextlib.suppress(ProcessLookupError):
             prepared.group.add(prepared.init_pid)
@@ -330,7 +342,9 @@ class Daemon:
             await capture.serve_inject(stream, pump)
 
         self.endpoint.answer(Kind.COUNTERS, self._answer_counters)
-        self.endpoint.serve("exec", ExecService(self.init, self.config.environment))
+        kernel = self.config.kernel
+        self.endpoint.serve("exec", ExecService(self.init, self.config.environment, kernel.isolated))
+        self.endpoint.serve("jitter", JitterService(self.init, kernel.cpus, kernel.isolated))
         self.endpoint.serve("dial", serve_dial)
         self.endpoint.serve("capture", serve_capture)
         self.endpoint.serve("inject", serve_inject)
@@ -443,6 +457,8 @@ class Daemon:
             await asyncio.to_thread(self._pump_thread.join)
         if self._tap is not None:
             self._tap.close()
+        if self._latency is not None:
+            os.close(self._latency)
         if self._memory is not None:
             self._memory.close()
         for timer in (self._next_beat, self._next_refresh):

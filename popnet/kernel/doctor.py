@@ -292,6 +292,36 @@ def _cpu_latency() -> Check:
     )
 
 
+def _real_time() -> Check:
+    """What kernels with their cores alone (image rt) have on this host."""
+    name = "real time"
+    try:
+        lacking = probe.in_child(probe.real_time)
+    except probe.ProbeFailed as error:
+        fix = "Be root, or have `USER - rtprio 99` in /etc/security/limits.conf."
+        return Check(name, "degraded", str(error), "rt kernels have no real-time priorities", fix)
+    if not _partitions():
+        lacking = ", ".join(filter(None, (lacking, "cpuset of control groups version 2")))
+    if not lacking:
+        return Check(name, "ok", "SCHED_FIFO, limits, and cores that are nobody else's")
+    effect = "; ".join(text for word, text in _REAL_TIME_EFFECTS.items() if word in lacking)
+    fix = "Be root with CAP_SYS_RESOURCE, on a host with control groups of version 2."
+    return Check(name, "degraded", f"SCHED_FIFO, but no {lacking}", effect, fix)
+
+
+_REAL_TIME_EFFECTS: Final = {
+    "rtprio": "in rt kernels only `popnet exec --fifo` gives real-time priorities",
+    "cpuset": "processes of the host may run on cores of rt kernels",
+}
+
+
+def _partitions() -> bool:
+    """Whether control groups of version 2 have a cpuset here, so that cores can be partitioned off."""
+    groups = control_groups()
+    directory = groups.directories.get("cpuset")
+    return directory is not None and (directory / "cgroup.controllers").exists()
+
+
 def _left_behind(run_dir: Path) -> Check:
     name = "left behind"
     rows = gc.collect(run_dir, dry_run=True)
@@ -329,6 +359,7 @@ _CHECKS: Final[tuple[Callable[[], Check], ...]] = (
     _ipv6,
     _libpcap,
     _cpu_latency,
+    _real_time,
 )
 
 _PROGRAMS: Final = (

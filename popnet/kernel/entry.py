@@ -82,4 +82,5 @@ class Entry:
             "pid": pid,
             "uptime_s": round(time.monotonic() - life.since_s, 3) if online else None,
             "reason": life.reason,
+            "isolated": spec.isolated,
         }

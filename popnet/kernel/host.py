@@ -1,12 +1,14 @@
 """What this host has for a machine: CPUs, memory and control groups, as /proc and /sys tell."""
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from popnet.machine.host import Host
 from popnet.machine.memory import Memory, Range, union
+from popnet.machine.units import parse_cpus
 
 PROC: Final = Path("/proc")
 CGROUP_ROOT: Final = Path("/sys/fs/cgroup")
@@ -41,7 +43,20 @@ def read_host(proc: Path = PROC, cgroup_root: Path = CGROUP_ROOT, system: Path =
         memory_bytes = min(memory_bytes, _memory_limit(directory) or memory_bytes)
         directory = directory.parent
     cpus = tuple(sorted(os.sched_getaffinity(0)))
-    return Host(cpus=cpus, memory_bytes=memory_bytes, nodes=memory_nodes(system))
+    nodes, cores = memory_nodes(system), hardware_threads(cpus, system)
+    return Host(cpus=cpus, memory_bytes=memory_bytes, nodes=nodes, cores=cores)
+
+
+def hardware_threads(cpus: Iterable[int], system: Path = SYSTEM) -> tuple[tuple[int, ...], ...]:
+    """The CPUs that are threads of one core, for each core of *cpus* that has several."""
+    found: set[tuple[int, ...]] = set()
+    for cpu in cpus:
+        topology = system / f"cpu/cpu{cpu}/topology"
+        lines = _lines(topology / "core_cpus_list") or _lines(topology / "thread_siblings_list")
+        threads = parse_cpus(lines[0]) if lines and lines[0].strip() else ()
+        if len(threads) > 1:
+            found.add(threads)
+    return tuple(sorted(found))
 
 
 def memory_nodes(system: Path = SYSTEM) -> dict[int, Memory]:

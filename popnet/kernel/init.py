@@ -6,13 +6,17 @@ and it has one thread.
 The daemon asks over a packet socket (the only channel between the two; both ends belong to one kernel); each
 request has an `id`:
 
-    daemon -> init                                        init -> daemon go      cpuset (first, once)
-    ready + programs' listener (+ views) | failed step reason spawn   id argv env cwd [path] + stdin stdout
-    stderr  spawned id pid           | error id code message spawn   id argv env cwd terminal=[cols, rows]
-    spawned id pid + pty     | error ... pty     id name                                       pty id path +
-    master slave signal  id signal                                     (none: the process may be gone) sshd
-    host_key authorized_keys environ + listener   (none) shutdown grace_s
-    (init exits when all processes have)
+    daemon -> init                                        init -> daemon
+    go      cpuset (first, once)                          ready refused + programs' listener (+ views)
+                                                          | failed step reason
+    spawn   id argv env cwd [path] + stdin stdout stderr  spawned id pid           | error id code message
+    spawn   ... pidfd=true                                spawned id pid + pidfd, last
+    spawn   id argv env cwd terminal=[cols, rows]         spawned id pid + pty     | error ...
+    measure id settings + start answer                    spawned id pid (+ pidfd) | error ...
+    pty     id name                                       pty id path + master slave
+    signal  id signal                                     (none: the process may be gone)
+    sshd    host_key authorized_keys environ + listener   (none)
+    shutdown grace_s                                      (init exits when all processes have)
                                                           exited id status|signal
 
 An image with an init program of its own gets that program as pid 1, and this loop runs as its child, pid 2.
@@ -35,7 +39,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from popnet.core import limits
-from popnet.kernel import linux, rootfs, viewmounts
+from popnet.kernel import jitter, linux, realtime, rootfs, viewmounts
 from popnet.program.greeting import SOCKET_PATH
 from popnet.transport.handover import receive_packet, send_packet
 from popnet.tty import pty, sshd
@@ -58,6 +62,7 @@ class InitPlan:
         booted_s: seconds of the host's boot clock at which the kernel boots; None: it has the host's clock.
         file_system: shows its partition in /proc and /sys (`viewmounts`); None with *views*: by plain files.
         views: whether they show it at all.
+        alone: the CPUs that the kernel has alone, if it does.
     """
 
     root: rootfs.RootPlan
@@ -69,6 +74,7 @@ class InitPlan:
     booted_s: int | None = None
     file_system: int | None = None
     views: bool = False
+    alone: tuple[int, ...] = ()
 
 
 def run(channel: socket.socket, plan: InitPlan) -> NoReturn:
@@ -88,9 +94,13 @@ def _become_init(channel: socket.socket, plan: InitPlan) -> None:
     linux.set_process_name("init")
     linux.die_with_parent()
     step = "root"
+    refused: list[str] = []
     try:
         if plan.booted_s is not None:
             viewmounts.enter_time(plan.booted_s)
+        if plan.alone:
+            os.sched_setaffinity(0, plan.alone)
+            refused = realtime.allow_in_process()
         show = partial(viewmounts.show, file_system=plan.file_system) if plan.views else None
         views = rootfs.build(plan.root, plan.mount_point, show)
         step = "init"
@@ -110,7 +120,7 @@ def _become_init(channel: socket.socket, plan: InitPlan) -> None:
         os.umask(0o022)
         with _listen_for_programs() as listener:
             fds = (listener.fileno(),) if views is None else (listener.fileno(), views)
-            send_packet(channel, {"op": "ready"}, fds)
+            send_packet(channel, {"op": "ready", "refused": refused}, fds)
         if views is not None:
             os.close(views)
     except OSError as error:
@@ -186,6 +196,8 @@ class _Init:
             match request["op"]:
                 case "spawn":
                     self._spawn(request, fds)
+                case "measure":
+                    self._measure(request, fds)
                 case "pty":
                     self._open_pty(request)
                 case "signal":
@@ -221,13 +233,41 @@ class _Init:
         except OSError as error:
             self._tell({"op": "error", "id": request["id"], "code": "refused", "message": str(error)})
         else:
-            self._ids[pid] = request["id"]
-            self._pids[request["id"]] = pid
-            answer = {"op": "spawned", "id": request["id"], "pid": pid}
-            self._tell(answer, () if master is None else (master,))
+            self._spawned(request, pid, () if master is None else (master,))
         finally:
             if master is not None:
                 os.close(master)
+
+    def _spawned(self, request: dict[str, Any], pid: int, fds: tuple[int, ...]) -> None:
+        self._ids[pid] = request["id"]
+        self._pids[request["id"]] = pid
+        answer = {"op": "spawned", "id": request["id"], "pid": pid}
+        if not request.get("pidfd"):
+            self._tell(answer, fds)
+            return
+        pidfd = os.pidfd_open(pid)  # by which the daemon, outside, knows which process it is
+        self._tell(answer, (*fds, pidfd))
+        os.close(pidfd)
+
+    def _measure(self, request: dict[str, Any], fds: list[int]) -> None:
+        """Fork a child that measures this kernel's CPUs; no program of the root is needed for it."""
+        try:
+            pid = os.fork()
+        except OSError as error:
+            self._tell({"op": "error", "id": request["id"], "code": "refused", "message": str(error)})
+            return
+        if pid == 0:
+            try:
+                linux.set_process_name("jitter")
+                linux.die_with_parent()
+                os.setsid()
+                signal.set_wakeup_fd(-1)
+                for number in (signal.SIGCHLD, *_SHUTDOWN_SIGNALS, signal.SIGINT):
+                    signal.signal(number, signal.SIG_DFL)
+                jitter.run(request["settings"], *fds)
+            finally:
+                os._exit(0)
+        self._spawned(request, pid, ())
 
     def _open_pty(self, request: dict[str, Any]) -> None:
         master, slave = pty.open_pty()

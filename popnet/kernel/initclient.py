@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from popnet.core.errors import BootFailed, Refused, by_code
+from popnet.kernel import realtime
 from popnet.transport.handover import receive_packet, send_packet
 
 
@@ -32,9 +33,11 @@ class Program:
 class InitClient:
     """Talks to init over *channel*; `pid` is init's process id outside the kernel.
 
-    `programs_listener` is there once init is ready: the listening socket of the kernel's programs, to be
-    taken over; and so is `views`, if /proc and /sys show plain files: their directory. *on_exit* is called
-    once, with a reason, when init ends, and so the kernel with it."""
+    Once init is ready, `programs_listener` is there: the listening socket of the kernel's programs, to be
+    taken over; and so is `views`, if /proc and /sys show plain files: their directory; and `refused`: what
+    the host did not let a kernel with its cores alone have. *on_exit* is called once, with a reason, when
+    init ends, and so the kernel with it.
+    """
 
     def __init__(self, channel: socket.socket, pid: int, on_exit: Callable[[str], None]) -> None:
         self.pid = pid
@@ -49,6 +52,7 @@ class InitClient:
         self._failure: str | None = None
         self.programs_listener: socket.socket | None = None
         self.views: int | None = None
+        self.refused: list[str] = []
         self.exited: asyncio.Future[str] = self._loop.create_future()
         self._loop.add_reader(channel, self._receive)
         self._loop.add_reader(self._pidfd, self._reap)
@@ -66,9 +70,10 @@ class InitClient:
         streams: tuple[int, int, int] | None = None,
         terminal: tuple[int, int] | None = None,
         path: str | None = None,
+        fifo: int | None = None,
     ) -> Program:
         """Start *argv* in the kernel: on the descriptors *streams*, on a new pty of *terminal* (columns,
-        rows), or on the tty at *path*.
+        rows), or on the tty at *path*; with *fifo* at this priority of SCHED_FIFO.
 
         Raises:
             NoSuchProgram, NotExecutable, Refused: it could not be started.
@@ -78,12 +83,32 @@ class InitClient:
             request["terminal"] = list(terminal)
         if path is not None:
             request["path"] = path
+        return await self._start(request, streams or (), fifo)
+
+    async def measure(self, settings: Mapping[str, Any], pipes: tuple[int, int], fifo: int | None) -> Program:
+        """Start a measurement with `jitter.run`: *pipes* are where it is told to start, and answers."""
+        return await self._start({"op": "measure", "settings": dict(settings)}, pipes, fifo)
+
+    async def _start(self, request: dict[str, Any], fds: Sequence[int], fifo: int | None) -> Program:
+        if fifo is not None:
+            request["pidfd"] = True
         number = self._next
-        answer, fds = await self._ask(request, streams or ())
+        answer, got = await self._ask(request, fds)
         if answer["op"] == "error":
             raise by_code(answer["code"], answer["message"])
-        program = Program(number, answer["pid"], fds[0] if fds else None)
+        pidfd = got.pop() if fifo is not None else -1
+        program = Program(number, answer["pid"], got[0] if got else None)
         self._programs[number] = program
+        if fifo is not None:
+            try:
+                realtime.set_fifo(pidfd, fifo)
+            except Refused:
+                self.signal(program, signal.SIGKILL)
+                if program.terminal is not None:
+                    os.close(program.terminal)
+                raise
+            finally:
+                os.close(pidfd)
         return program
 
     def signal(self, program: Program, number: int) -> None:
@@ -158,6 +183,7 @@ class InitClient:
             case "ready":
                 self.programs_listener = socket.socket(fileno=fds[0])
                 self.views = fds[1] if len(fds) > 1 else None
+                self.refused = answer["refused"]
                 if not self._ready.done():
                     self._ready.set_result(None)
             case "failed":

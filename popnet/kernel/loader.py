@@ -7,7 +7,7 @@ dies with it: each
 link of the chain is a parent-death signal, so that nothing survives a primary killed by -9, hung daemons
 included.
 
-    primary -> loader   boot config group + the daemon's handover socket, the directory
+    primary -> loader   boot config group + the daemon's handover socket, the directory  |  affinity cpus
     loader -> primary   forked kid generation pid + pidfd  |  exited kid generation code
 """
 
@@ -77,7 +77,10 @@ class _Loader:
                 packet = receive_packet(self._channel)
                 if packet is None:
                     return
-                self._boot(*packet)
+                if packet[0]["op"] == "affinity":
+                    os.sched_setaffinity(0, packet[0]["cpus"])
+                else:
+                    self._boot(*packet)
 
     def _boot(self, request: dict[str, Any], fds: list[int]) -> None:
         pid = os.fork()

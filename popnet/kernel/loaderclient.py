@@ -85,6 +85,8 @@ class LoaderClient:
                 "config": {**config.to_json(), "started_at_s": started_at_s},
                 "group": {name: str(path) for name, path in group.directories.items()},
             }
+            if config.housekeeping:  # the loader too leaves the cores that this kernel has alone
+                send_packet(self._channel, {"op": "affinity", "cpus": list(config.housekeeping)})
             send_packet(self._channel, packet, (theirs.fileno(), self._directory_fd))
         except BaseException:
             ours.close()

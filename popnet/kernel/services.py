@@ -12,6 +12,7 @@ from typing import Any, Final
 from popnet.core.errors import Overloaded, PeerDied, Refused, StreamClosed
 from popnet.kernel import fdio
 from popnet.kernel.initclient import InitClient, Program
+from popnet.kernel.realtime import check_priority
 from popnet.message.endpoint import Endpoint
 from popnet.message.notice import Notice
 from popnet.message.stream import Stream
@@ -90,17 +91,22 @@ async def _until_closed(stream: Stream) -> None:
 class ExecService:
     """`exec`: runs a program in the kernel.
 
-    Parameters: argv, and optionally env (added to the kernel's), cwd, tty with cols and rows.
+    Parameters: argv, and optionally env (added to the kernel's), cwd, tty with cols and rows; fifo, a
+    priority of SCHED_FIFO, in a kernel that has its cores alone.
     Channels: 0 stdin and stdout; 1 stderr; 2 to the kernel, JSON {"signal": n}, {"resize": [cols, rows]} or
     {"eof": true}. Result: {"status": n} or {"signal": n}.
     """
 
-    def __init__(self, init: InitClient, environment: Callable[..., dict[str, str]]) -> None:
+    def __init__(
+        self, init: InitClient, environment: Callable[..., dict[str, str]], isolated: bool = False
+    ) -> None:
         self._init = init
         self._environment = environment
+        self._isolated = isolated
 
     async def __call__(self, stream: Stream) -> None:
         params = check_exec(stream.params)
+        check_priority(params.get("fifo"), self._isolated)
         environ = self._environment(**params.get("env", {}))
         if params.get("tty"):
             session = await self._start_on_terminal(stream, params, environ)
@@ -114,7 +120,9 @@ class ExecService:
     ) -> "_Session":
         environ.setdefault("TERM", "xterm-256color")
         size = (params.get("cols", 80), params.get("rows", 24))
-        program = await self._init.spawn(params["argv"], environ, cwd=params.get("cwd"), terminal=size)
+        program = await self._init.spawn(
+            params["argv"], environ, cwd=params.get("cwd"), terminal=size, fifo=params.get("fifo")
+        )
         assert program.terminal is not None
         os.set_blocking(program.terminal, False)
         return _Session(stream, self._init, program, program.terminal, {STDOUT: program.terminal})
@@ -126,7 +134,11 @@ class ExecService:
         (in_read, in_write), (out_read, out_write), (err_read, err_write) = pipes
         try:
             program = await self._init.spawn(
-                params["argv"], environ, cwd=params.get("cwd"), streams=(in_read, out_write, err_write)
+                params["argv"],
+                environ,
+                cwd=params.get("cwd"),
+                streams=(in_read, out_write, err_write),
+                fifo=params.get("fifo"),
             )
         except BaseException:
             for fd in (in_write, out_read, err_read):

@@ -134,6 +134,7 @@ def load_image(directory: str) -> Image:
         sha256=section.sha256,
         origin=section.origin,
         description=section.description,
+        isolated=section.isolated,
     )
 
 

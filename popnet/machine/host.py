@@ -13,12 +13,14 @@ class Host:
     Attributes:
         cpus: the CPUs this process may run on, in rising order.
         memory_bytes: what it may use, in bytes.
+        cores: the hardware threads of each core that has several; the others are cores by themselves.
         nodes: number -> memory of each NUMA node, by address; empty if the host does not tell.
     """
 
     cpus: tuple[int, ...]
     memory_bytes: int
     nodes: Mapping[int, Memory] = field(default_factory=dict)
+    cores: tuple[tuple[int, ...], ...] = ()
 
     @property
     def memory_map(self) -> Memory:

@@ -36,6 +36,7 @@ class Image:
         path: its directory.
         source: absolute path of the file or directory that its root comes from; "" if there is none.
         sha256: what the digest of that file must be, in hexadecimal; None if nobody says.
+        isolated: its kernels have their cores alone, and may have real-time priorities.
         origin, description: where it came from, and what it is, for people.
     """
 
@@ -52,3 +53,4 @@ class Image:
     sha256: str | None = None
     origin: str = ""
     description: str = ""
+    isolated: bool = False

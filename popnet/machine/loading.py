@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from popnet.core.errors import Refused
 from popnet.core.limits import KERNELS_MAX
-from popnet.machine import claims, cmdline
+from popnet.machine import claims, cmdline, isolation
 from popnet.machine.claims import Claim
 from popnet.machine.image import Image
 from popnet.machine.partition import number_kernels, owned_cores
@@ -40,7 +40,11 @@ def loaded_spec(
         listed = cmdline.parse(append).cpus is not None
     except ValueError as error:
         raise Refused(f"cannot load kernel {name}: {error}") from None
+    if image.isolated:
+        listed = True
     words = append if listed else f"present_mask={format_cpus([_quietest(machine, holders)])} {append}"
+    if image.isolated and cmdline.parse(append).cpus is None:
+        words = f"present_mask={format_cpus(_core_alone(machine, name, image, holders))} {append}"
     section = KernelSection(image=image.name, append=words, kid=kid)
     common = MachineSection.model_construct(
         mtu=machine.mtu,
@@ -72,6 +76,8 @@ def loaded_spec(
     problems += conflicts(machine, spec, holders)
     if problems:
         raise _refused(name, problems)
+    if spec.isolated:
+        return spec
     cores = owned_cores({kernel.name: kernel.cpus for kernel in [*holders, spec] if kernel.kid})
     return replace(spec, cores=cores.get(name, spec.cores))
 
@@ -90,6 +96,14 @@ def conflicts(machine: MachineSpec, spec: KernelSpec, holders: Iterable[KernelSp
     resources = machine.resources
     cpus = {kernel.name: Claim((kernel.name,), kernel.cpus) for kernel in kernels if kernel.cpus_listed}
     problems = claims.check_cpus(cpus, resources.cpus, "the machine", free)
+    for alone in kernels:
+        # Kernels that share a CPU with one that has it alone: either may be the newcomer.
+        others = {other.name: other.cpus for other in kernels if other.name != alone.name}
+        if alone is not spec:
+            others = {spec.name: spec.cpus}
+        text = isolation.conflict(alone.name, alone.cpus, others, resources.cores) if alone.isolated else None
+        if text is not None:
+            problems.append(Problem((spec.name,), text))
     maps = {kernel.name: Claim((kernel.name,), kernel.memory_map) for kernel in kernels if kernel.memory_map}
     problems += claims.check_memory_maps(maps, resources.memory_map, free)
     devices = {kernel.name: Claim((kernel.name,), kernel.devices) for kernel in kernels}
@@ -112,6 +126,21 @@ def _quietest(machine: MachineSpec, holders: Iterable[KernelSpec]) -> int:
     listed = {cpu for kernel in holders if kernel.cpus_listed for cpu in kernel.cpus}
     free = [cpu for cpu in machine.resources.cpus if cpu not in listed] or machine.resources.cpus
     return min(free, key=lambda cpu: (users[cpu], -cpu))
+
+
+def _core_alone(
+    machine: MachineSpec, name: str, image: Image, holders: Iterable[KernelSpec]
+) -> tuple[int, ...]:
+    """A core that nobody who has a partition runs on, for a kernel that is to have it alone."""
+    taken = {kernel.name: kernel.cpus for kernel in holders}
+    placed = isolation.place([name], taken, machine.resources.cpus, machine.resources.cores)
+    if name not in placed:
+        text = (
+            f"image {image.name} needs a core alone, and other kernels run on all of them "
+            "(those that list no CPUs, the primary too, share all that are left)"
+        )
+        raise _refused(name, [Problem((), text)])
+    return placed[name]
 
 
 def _refused(name: str, problems: Iterable[Problem]) -> Refused:

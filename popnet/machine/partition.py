@@ -1,21 +1,25 @@
 """The partitioner: who gets which CPUs. Kernels that list theirs keep them, the others share what is left."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from fractions import Fraction
 
 
 def share_cpus(
-    available: Sequence[int], explicit: Mapping[str, Sequence[int]], automatic: Sequence[str]
+    available: Sequence[int],
+    explicit: Mapping[str, Sequence[int]],
+    automatic: Sequence[str],
+    alone: Collection[int] = (),
 ) -> dict[str, tuple[int, ...]]:
     """CPUs for the kernels named in *automatic*, from those *available* that no *explicit* list holds.
 
     Enough of them: each kernel gets a run of neighbours; the first kernels have one more if it does not work
     out even. Too few: kernels take turns and share a CPU, so that any machine boots on one core. None left:
-    they share all that are available.
+    they share all that are available, but for those that a kernel has *alone*.
     """
     taken = {cpu for cpus in explicit.values() for cpu in cpus}
-    pool = [cpu for cpu in available if cpu not in taken] or list(available)
+    pool = [cpu for cpu in available if cpu not in taken and cpu not in alone]
+    pool = pool or [cpu for cpu in available if cpu not in alone] or list(available)
     if len(pool) < len(automatic):
         return {name: (pool[index % len(pool)],) for index, name in enumerate(automatic)}
     shares: dict[str, tuple[int, ...]] = {}

@@ -9,7 +9,7 @@ from ipaddress import IPv4Address
 from typing import Any
 
 from popnet.core.limits import KERNELS_MAX, MEMORY_MIN
-from popnet.machine import claims, cmdline, names
+from popnet.machine import claims, cmdline, isolation, names
 from popnet.machine.claims import Claim
 from popnet.machine.cmdline import BootParameters, is_given
 from popnet.machine.devices import device_names
@@ -182,8 +182,41 @@ def _cpus(
     owner = "this host" if machine.cpus is None else "the machine"
     problems += claims.check_cpus(listed, resources.cpus, owner, machine.overcommit)
     explicit = {name: claim.value for name, claim in listed.items()}
+    isolated = [name for name, kernel in kernels.items() if kernel.image.isolated]
+    explicit |= isolation.place(
+        [name for name in isolated if name not in explicit], explicit, resources.cpus, resources.cores
+    )
+    alone = {
+        thread
+        for name in isolated
+        for cpu in explicit.get(name, ())
+        for thread in isolation.whole_core(cpu, resources.cores)
+    }
     automatic = [name for name in kernels if name not in explicit]
-    return {**explicit, **share_cpus(resources.cpus, explicit, automatic)}
+    cpus = {**explicit, **share_cpus(resources.cpus, explicit, automatic, alone)}
+    for name in isolated:
+        problems += _check_isolated(kernels[name], name in explicit, cpus, resources)
+    return cpus
+
+
+def _check_isolated(
+    kernel: _Kernel, placed: bool, cpus: Mapping[str, tuple[int, ...]], resources: Host
+) -> list[Problem]:
+    """What stands against *kernel* having its CPUs alone."""
+    name = kernel.name
+    path = kernel.path_of("cpus") if kernel.said("cpus") else (*kernel.path, "image")
+    if name == PRIMARY:
+        text = f"image {kernel.image.name!r} has its cores alone, and the primary serves all"
+        return [Problem(path, f"{text}; give another kernel this image")]
+    if not placed:
+        text = (
+            f"image {kernel.image.name!r} needs a core alone, and none is left of {len(resources.cpus)} CPUs"
+        )
+        return [Problem(path, f"{text}; let other kernels list fewer")]
+    others = {other: own for other, own in cpus.items() if other != name}
+    if problem := isolation.conflict(name, cpus[name], others, resources.cores):
+        return [Problem(path, f"{problem}; give one of them other CPUs")]
+    return []
 
 
 def _memory(
@@ -276,7 +309,7 @@ def _addresses(
 def _partition(memory: Memory, kernel: _Kernel, resources: Host) -> dict[str, Any]:
     """What a kernel with this memory by address, and these devices, has beside its CPUs."""
     found: dict[str, Any] = {
-        "cpus_listed": kernel.said("cpus") is not None,
+        "cpus_listed": kernel.said("cpus") is not None or kernel.image.isolated,
         "devices": device_names(kernel.said("devices") or ()),
         "hidden_pci": tuple((flag.vendor, flag.device) for flag in kernel.parameters.pci_flags),
     }
@@ -308,7 +341,8 @@ def _spec(
         image=image.name,
         image_path=image.path,
         cpus=cpus,
-        cores=cores,
+        cores=0.0 if image.isolated else cores,
+        isolated=image.isolated,
         memory_bytes=parameters.memory_bytes,
         mtu=section.mtu or machine.mtu,
         offload=section.offload,

@@ -539,6 +539,9 @@ class ImageSection(Section):
         WithJsonSchema({"type": "array", "items": {"type": "string", "minLength": 1}}),
     ] = Field(default=(), description="For a ramdisk: programs of the host to put into it.")
     append: Append = Field(default="", description="Boot parameters of every kernel that runs it.")
+    isolated: Boolean = Field(
+        default=False, description="Its kernels have their cores alone, and may use SCHED_FIFO."
+    )
     description: Word = Field(default="", description="One line for people.")
     origin: Word = Field(default="", description="Where it came from, for people.")
 

@@ -9,6 +9,7 @@ from popnet.machine.devices import SHARED
 from popnet.machine.faults import Fault, Way
 from popnet.machine.host import Host
 from popnet.machine.impairment import Impairment
+from popnet.machine.isolation import housekeeping
 from popnet.machine.memory import Memory
 from popnet.machine.problems import nearest
 
@@ -43,6 +44,7 @@ class KernelSpec:
         devices: names below /dev of the devices it has, beside those that every kernel has.
         restart: whether it boots again when it ended by itself: one of `restart.POLICIES`.
         hidden_pci: (vendor, device) of the PCI devices that it does not see.
+        isolated: it has its CPUs alone; its daemon runs elsewhere, and `cores` is 0, as that must not spin.
         groups: the only groups that its programs may join; None: all, or none if `services` are listed.
     """
 
@@ -71,6 +73,7 @@ class KernelSpec:
     hidden_pci: tuple[tuple[int, int], ...] = ()
     restart: str = "never"
     groups: tuple[str, ...] | None = None
+    isolated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +102,11 @@ class MachineSpec:
     overcommit: bool = False
     impairments: tuple[tuple[Way, Impairment], ...] = ()
     faults: tuple[Fault, ...] = ()
+
+    @property
+    def housekeeping(self) -> tuple[int, ...]:
+        """The CPUs for everything that is not to run on those that kernels have alone."""
+        return housekeeping(self.resources.cpus, (one.cpus for one in self.kernels if one.isolated))
 
     @property
     def primary(self) -> KernelSpec:

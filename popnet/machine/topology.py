@@ -60,7 +60,8 @@ class Topology:
     def host(self) -> Host:
         """It as machine files are checked against it."""
         nodes = {node.number: node.memory for node in self.nodes if node.memory}
-        return Host(self.cpus, self.memory_bytes, nodes)
+        cores = tuple(sorted(core.cpus for core in self.cores if len(core.cpus) > 1))
+        return Host(self.cpus, self.memory_bytes, nodes, cores)
 
     def only(self, cpus: Iterable[int]) -> "Topology":
         """It with these *cpus* alone."""

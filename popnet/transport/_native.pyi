@@ -4,7 +4,7 @@ Rings are named by their index: 0 high, 1 normal, 2 frames.
 """
 
 from collections.abc import Sequence
-from typing import Final, Literal, final
+from typing import Any, Final, Literal, final
 
 from typing_extensions import Buffer
 
@@ -40,6 +40,14 @@ def looks(links: Sequence[Link], /) -> bool:
 def fates(config: Buffer, table: Buffer, frames: list[tuple[int, int]], /) -> list[tuple[int, ...]]:
     """What (now_ns, size) frames meet, one after the other: lost, reordered, copies, dropped by the rate, the
     bit that is turned, and when both copies are due. For tests."""
+
+def jitter(wake_ns: int, interval_ns: int, noise_ns: int, threshold_ns: int, /) -> dict[str, Any]:
+    """How punctual the caller's CPU is: timers every *interval_ns* for *wake_ns*, then gaps longer than
+    *threshold_ns* in *noise_ns* of looking at the clock.
+
+    `wakeups` (how late) and `noise` (the gaps) have count, total_ns, min_ns, max_ns and buckets of (from, to,
+    count); `missed` intervals, `looked_ns` for gaps, and whether memory was `locked` meanwhile.
+    """
 
 def learn(
     spin: tuple[int, int, int, int, int, int], event: Literal["hit", "missed", "slept", "reset"], ns: int, /

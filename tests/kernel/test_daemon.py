@@ -18,7 +18,7 @@ class GoneGroup(Group):
 
 
 def _partition(channel: socket.socket, group: Group) -> list[str]:
-    kernel = SimpleNamespace(cpus=(0,), memory_bytes=1 << 30, memory_nodes=())
+    kernel = SimpleNamespace(cpus=(0,), memory_bytes=1 << 30, memory_nodes=(), isolated=False)
     daemon: Any = SimpleNamespace(config=SimpleNamespace(kernel=kernel))
     return Daemon._apply_partition(daemon, Prepared(1, channel, group, cast("Any", None), None))
 

@@ -35,6 +35,7 @@ class FakeInit:
         environ: dict[str, str],
         *,
         cwd: str | None = None,
+        fifo: int | None = None,
         streams: tuple[int, int, int] | None = None,
         terminal: tuple[int, int] | None = None,
     ) -> Program:

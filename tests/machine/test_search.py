@@ -23,7 +23,8 @@ def test_first_image_of_a_name_counts(tmp_path: Path) -> None:
         (tmp_path / place / "light" / "image.yaml").touch()
     (tmp_path / "a" / "none").mkdir()
     images = find_images([str(tmp_path / "absent"), str(tmp_path / "a"), str(tmp_path / "b"), str(KERNELS)])
-    assert images == {"light": str(tmp_path / "a" / "light"), "full": str(KERNELS / "full")}
+    assert images["light"] == str(tmp_path / "a" / "light")
+    assert images["full"] == str(KERNELS / "full")
 
 
 def test_bare_names_and_paths() -> None:

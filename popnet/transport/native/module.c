@@ -14,6 +14,7 @@
 #include "impaired.c"
 #include "pump.c"
 #include "pump_python.c"
+#include "jitter.c"
 
 static bool add_numbers(PyObject *module, const char *name, const uint32_t numbers[RINGS]) {
     PyObject *tuple = Py_BuildValue("(III)", numbers[HIGH], numbers[NORMAL], numbers[FRAMES]);
@@ -67,6 +68,7 @@ static PyMethodDef module_functions[] = {
     {"looks", native_looks, METH_O, NULL},
     {"learn", native_learn, METH_VARARGS, NULL},
     {"fates", native_fates, METH_VARARGS, NULL},
+    {"jitter", native_jitter, METH_VARARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 
