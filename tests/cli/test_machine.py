@@ -2,7 +2,7 @@
 
 import json
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,9 +32,14 @@ def launched(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> list[tuple[An
     calls: list[tuple[Any, ...]] = []
 
     def launch(
-        file: str, *, name: str | None, run_dir: Path | None, on_event: Callable[[Mapping[str, Any]], None]
+        file: str,
+        *,
+        name: str | None,
+        run_dir: Path | None,
+        on_event: Callable[[Mapping[str, Any]], None],
+        options: Sequence[str],
     ) -> dict[str, Any]:
-        calls.append((file, name, run_dir))
+        calls.append((file, name, run_dir, list(options)))
         if file == "wrong.yaml":
             raise InvalidMachineFile("wrong.yaml:1:1: no", "mend it")
         on_event(EVENT)
@@ -46,7 +51,7 @@ def launched(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> list[tuple[An
 
 def test_up_prints_the_kernels_and_their_boots(launched: list[tuple[Any, ...]]) -> None:
     result = CliRunner().invoke(cli, ["up", "demo"])
-    assert launched == [("demo", None, None)]
+    assert launched == [("demo", None, None, ["--log-format", "auto", "--log-level", "info"])]
     assert result.stdout.splitlines()[0].split()[:2] == ["NAME", "STATE"]
     first, *bars = result.stderr.splitlines()
     assert first == "machine demo: up, 4 kernels (12 ms)"
@@ -65,6 +70,15 @@ def test_up_for_programs(launched: list[tuple[Any, ...]]) -> None:
 def test_up_under_another_name(launched: list[tuple[Any, ...]], args: list[str]) -> None:
     CliRunner().invoke(cli, args)
     assert launched[0][:2] == ("f.yaml", "x")
+
+
+def test_up_logs_and_counts_as_asked(
+    launched: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POPNET_LOG_FORMAT", "json")
+    CliRunner().invoke(cli, ["up", "f.yaml", "--log-level", "err", "--metrics", "127.0.0.1:9464"])
+    options = ["--log-format", "json", "--log-level", "err", "--metrics", "127.0.0.1:9464"]
+    assert launched[0][3] == options
 
 
 def test_up_says_every_event_if_asked(launched: list[tuple[Any, ...]]) -> None:

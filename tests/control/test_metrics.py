@@ -1,10 +1,12 @@
 """Metrics: each counter once, with labels, in the format that Prometheus reads."""
 
+import json
 import re
 import socket
 import urllib.error
 import urllib.request
 from asyncio import to_thread
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -126,3 +128,14 @@ async def test_a_port_serves_metrics_and_nothing_else() -> None:
 def test_an_address_that_is_none(address: str) -> None:
     with pytest.raises(Refused, match=f"--metrics: '{address}' is no address"):
         metricsserver.bind(address)
+
+
+def test_the_dashboard_asks_for_metrics_that_there_are() -> None:
+    dashboard = json.loads((Path(__file__).parents[2] / "tools/grafana/popnet.json").read_text())
+    asked = set(re.findall(r"popnet_[a-z_]+", json.dumps(dashboard)))
+    assert len(asked) > 8
+    counters = json.loads((Path(__file__).parent / "counters.json").read_text())
+    document = text("1.0", MACHINE, KERNELS, {"k1": counters})
+    assert asked <= set(re.findall(r"(?m)^# TYPE (\S+)", document))
+    expressions = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    assert all(expression.count("(") == expression.count(")") for expression in expressions)

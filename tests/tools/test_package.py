@@ -16,7 +16,16 @@ import pytest
 ROOT = Path(__file__).parents[2]
 FILES = ("README.md", "LICENSE", "MANIFEST.in", "pyproject.toml", "setup.py")
 DIRECTORIES = ("popnet", "kernels")
-DISSECTOR = Path("tools/wireshark/popnet.lua")
+SHIPPED = (
+    "tools/wireshark/popnet.lua",
+    "tools/grafana/popnet.json",
+    "tools/completion/popnet",
+    "tools/completion/_popnet",
+    "tools/completion/popnet.fish",
+    "docs/man/popnet.1",
+    "docs/man/popnet-machine.5",
+    "docs/man/popnet.7",
+)
 LEFT_OUT = ("__pycache__", "*.so", "*.egg-info")
 
 
@@ -24,8 +33,8 @@ def copy(to: Path) -> Path:
     """A checkout as git has it, nothing built."""
     for name in DIRECTORIES:
         shutil.copytree(ROOT / name, to / name, ignore=shutil.ignore_patterns(*LEFT_OUT))
-    (to / DISSECTOR).parent.mkdir(parents=True)
-    for name in (*FILES, str(DISSECTOR)):
+    for name in (*FILES, *SHIPPED):
+        (to / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, to / name)
     return to
 
