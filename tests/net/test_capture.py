@@ -29,7 +29,7 @@ SECTION, INTERFACE, STATISTICS, PACKET = 0x0A0D0D0A, 1, 5, 6
 def no_descriptor_is_left() -> Iterator[None]:
     before = eventfds()
     yield
-    assert eventfds() == before
+    assert eventfds() <= before  # fewer: of an earlier test, collected meanwhile
 
 
 def eventfds() -> int:
