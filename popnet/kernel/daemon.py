@@ -49,6 +49,8 @@ from popnet.message.endpoint import Endpoint
 from popnet.message.kinds import Kind
 from popnet.message.stream import Stream
 from popnet.net import capture, nic, tap
+from popnet.net.carrier import Carrier
+from popnet.net.linkwatch import LinkWatch
 from popnet.program.greeting import Greeting
 from popnet.transport import doorbell
 from popnet.transport._native import Pump, look, looks
@@ -178,6 +180,8 @@ class Daemon:
         self.consoles: list[Console] = []
         self.pump: Pump | None = None
         self._tap: tap.Tap | None = None
+        self._link_watch: LinkWatch | None = None
+        self._mtu = config.kernel.mtu
         self._pump_thread: threading.Thread | None = None
         self._next_beat: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -322,9 +326,13 @@ class Daemon:
             kernel.mtu,
             not kernel.offload,
         )
-        apply_all(self.pump, self.config.impairments)
+        self._wire = Carrier(self.pump, self._tap.set_carrier)
+        apply_all(self._wire, self.config.impairments)
         self.modes.pump = self.pump
-        asyncio.get_running_loop().add_reader(self._upcall, self._pump_calls)
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._upcall, self._pump_calls)
+        self._link_watch = LinkWatch(configured.index)
+        loop.add_reader(self._link_watch.fd, self._link_changed)
         self.links.start_frames(self.pump)
         self._pump_thread = threading.Thread(target=self.pump.run, name="pump", daemon=True)
         self._pump_thread.start()
@@ -349,7 +357,7 @@ class Daemon:
         self.endpoint.serve("capture", serve_capture)
         self.endpoint.serve("inject", serve_inject)
         self.endpoint.serve("modes", self.modes.serve)
-        self.endpoint.serve("impair", ImpairService(pump))
+        self.endpoint.serve("impair", ImpairService(self._wire))
         self.endpoint.serve("watch", WatchService(self.endpoint))
         self.endpoint.serve("trace", TraceService(self.endpoint))
         self._start_programs()
@@ -392,6 +400,15 @@ class Daemon:
         for kid in self.pump.violations():
             link = self.links.linked.get(kid)
             self.links.violated(kid, (link and link.violation) or "nonsense in its frames")
+
+    def _link_changed(self) -> None:
+        """The guest changed its interface: peers are to know what it takes now."""
+        assert self._link_watch is not None and self.pump is not None
+        told = self._link_watch.read()
+        if told is not None and told.mtu != self._mtu:
+            self._mtu = told.mtu
+            self.pump.set_mtu(told.mtu)
+            self.say("info", f"eth0: mtu {told.mtu}")
 
     async def _connect(self, kid: int) -> None:
         """Make a direct link for frames; without one they go on through the primary, which counts what it
@@ -455,6 +472,9 @@ class Daemon:
         if self.pump is not None and self._pump_thread is not None:
             self.pump.stop()
             await asyncio.to_thread(self._pump_thread.join)
+        if self._link_watch is not None:
+            asyncio.get_running_loop().remove_reader(self._link_watch.fd)
+            self._link_watch.close()
         if self._tap is not None:
             self._tap.close()
         if self._latency is not None:

@@ -172,6 +172,13 @@ class RouteSocket:
                 return answers
 
 
+def links_in(data: bytes, kind: int) -> Iterator[LinkInfo]:
+    """The links that messages of type *kind* in one datagram tell of."""
+    for answer_kind, _flags, answer in _messages(data):
+        if answer_kind == kind:
+            yield _parse_link(answer)
+
+
 def _raise_refusal(answer: bytes, flags: int, what: str) -> None:
     """Raise what an NLMSG_ERROR says; number 0 means done, which is no error."""
     number = -struct.unpack_from("=i", answer)[0]

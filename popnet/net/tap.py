@@ -20,6 +20,7 @@ from popnet.core.limits import VNET_HEADER_SIZE
 # linux/if_tun.h
 TUNSETOFFLOAD: Final = 0x4004_54D0
 TUNSETVNETHDRSZ: Final = 0x4004_54D8
+TUNSETCARRIER: Final = 0x4004_54E2
 
 NAME_LENGTH_MAX: Final = 15
 """IFNAMSIZ of linux/if.h, less the final NUL."""
@@ -49,6 +50,14 @@ class Tap:
         self.name: str = device.name
         self.fd: int = device.fileno()
         self.offloads = offloads
+
+    def set_carrier(self, on: bool) -> bool:
+        """Plug the cable in, or out: its stack sees NO-CARRIER. False: the host (Linux before 5.0) cannot."""
+        try:
+            fcntl.ioctl(self.fd, TUNSETCARRIER, struct.pack("i", on))
+        except OSError:
+            return False
+        return True
 
     def close(self) -> None:
         """Close the descriptor, by which the interface disappears. Idempotent."""

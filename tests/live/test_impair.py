@@ -208,6 +208,25 @@ def test_a_reboot_keeps_what_is_set(clean: Lab) -> None:
     assert min(times) >= 30
 
 
+def test_a_nic_that_is_down_has_no_carrier(clean: Lab) -> None:
+    def flags() -> str:
+        return clean.sh("k1", "ip link show eth0").partition("mtu")[0]
+
+    clean.popnet("link", "down", "k1", "-d", "out")
+    assert "NO-CARRIER" not in flags(), "one direction cut cannot be seen on a wire"
+    clean.popnet("link", "down", "k1")
+    assert "NO-CARRIER" in flags()
+    clean.popnet("link", "up", "k1", "-d", "in")
+    assert "NO-CARRIER" not in flags()
+    clean.popnet("link", "down", "k1")
+    clean.popnet("reboot", "k1")
+    assert "NO-CARRIER" in flags(), "it is down in its next life, too"
+    clean.popnet("link", "up", "k1")
+    assert "LOWER_UP" in flags()
+    answered = ("ping", "-4", "-c", "1", "-W", "2", "k2")
+    wait_until(lambda: clean.exec("k1", *answered, check=False).returncode == 0, "k1 is heard again")
+
+
 PLAN = """\
 apiVersion: popnet/v1
 name: {name}

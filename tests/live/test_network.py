@@ -87,6 +87,20 @@ def test_mtu_is_honoured_end_to_end(lab: Lab) -> None:
     assert _transfer(lab, "k1", "k2", 20_000_000), "segments of a 9000 byte NIC arrive whole"
 
 
+def test_an_mtu_that_a_guest_changes_is_followed(lab: Lab) -> None:
+    lab.up()
+    whole = ("ping", "-4", "-c1", "-W2", "-M", "do", "-s")
+    lab.sh("k2", "ip link set eth0 mtu 9000")
+    lab.sh("k1", "ip link set eth0 mtu 9000")
+    wait_until(lambda: lab.exec("k1", *whole, str(9000 - 28), "k2", check=False).returncode == 0, "9000 pass")
+    lab.sh("k2", "ip link set eth0 mtu 1400")  # the pump has to tell k1 so: k2's stack would take more
+    wait_until(lambda: "mtu = 1400" in lab.exec("k1", *whole, "2000", "k2", check=False).stdout, "k1 is told")
+    lab.sh("k2", "ip link set eth0 mtu 576")
+    wait_until(lambda: "mtu = 576" in lab.exec("k1", *whole, "1000", "k2", check=False).stdout, "and again")
+    lab.exec("k1", "ping", "-4", "-c1", "-W10", "-M", "dont", "-s", "4000", "k2")
+    assert re.findall("eth0: mtu ([0-9]+)", lab.popnet("dmesg", "k2").stdout) == ["9000", "1400", "576"]
+
+
 def _transfer(lab: Lab, source: str, target: str, size: int) -> bool:
     """Send *size* random bytes by TCP; whether both ends computed the same checksum."""
     server = lab.start("exec", target, "--", "python3", "-c", _SERVER)

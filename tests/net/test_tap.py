@@ -113,3 +113,20 @@ def test_a_host_that_refuses_is_named_with_what_to_do(
 def test_a_name_that_is_none_is_our_mistake(name: str) -> None:
     with pytest.raises(ValueError, match="interface name"):
         tap.open_tap(name)
+
+
+def test_the_carrier_is_switched(host: FakeHost) -> None:
+    opened = tap.open_tap("eth0")
+    assert opened.set_carrier(False)
+    assert opened.set_carrier(True)
+    assert host.calls[-2:] == [(tap.TUNSETCARRIER, struct.pack("i", on)) for on in (0, 1)]
+
+
+def test_a_host_that_cannot_switch_it_is_no_error(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = tap.open_tap("eth0")
+
+    def refuse(fd: int, request: int, argument: Any) -> int:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr("fcntl.ioctl", refuse)
+    assert not opened.set_carrier(False)
