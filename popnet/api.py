@@ -166,7 +166,9 @@ class Machine:
         """What happened and, with *follow*, happens: each event with a "seq" larger than *since*."""
         return self._follow(f"/v1/events?since={since}&follow={follow:d}")
 
-    def capture(self, where: str = "any", filter: str = "", *, snap_length: int = 0) -> Capture:
+    def capture(
+        self, where: str = "any", filter: str = "", *, snap_length: int = 0, super_frames: bool = False
+    ) -> Capture:
         """The frames of several NICs or links in one file, merged by time, for `async with`.
 
         It goes on with a kernel that dies and is booted again, as another interface of the file.
@@ -175,8 +177,9 @@ class Machine:
             where: `any` (all kernels), or kernels and links (`k1-k2`, seen from k1) joined by commas.
             filter: in tcpdump's language; empty: all of them.
             snap_length: bytes to keep of a frame; 0: all.
+            super_frames: keep frames of up to 64 KiB as kernels hand them over, not as on a wire.
         """
-        return Capture(CaptureFeeds(self.client, where, filter, snap_length))
+        return Capture(CaptureFeeds(self.client, where, filter, snap_length, super_frames=super_frames))
 
     def link(self, kernel: str, peer: str) -> "Wire":
         """The link between two kernels, to impair it, cut it, or see what came of that."""
@@ -452,7 +455,13 @@ class Kernel:
         return str(await self.machine._get(f"{self._path}/tty/{n}/history"))
 
     def capture(
-        self, filter: str = "", *, peer: str | None = None, snap_length: int = 0, divert: str = ""
+        self,
+        filter: str = "",
+        *,
+        peer: str | None = None,
+        snap_length: int = 0,
+        divert: str = "",
+        super_frames: bool = False,
     ) -> Capture:
         """The frames of its NIC, for `async with`, which raises Refused for a bad filter or *divert*.
 
@@ -462,9 +471,18 @@ class Kernel:
             snap_length: bytes to keep of a frame; 0: all.
             divert: "in", "out" or "both": captured frames of this direction, to or from the kernel, end here,
                 until the capture does. What `inject` sends is captured and never diverted.
+            super_frames: keep frames of up to 64 KiB as kernels hand them over, not as on a wire.
         """
         where, links = (self.name, None) if peer is None else ("", [(self.name, peer)])
-        feeds = CaptureFeeds(self.machine.client, where, filter, snap_length, links=links, divert=divert)
+        feeds = CaptureFeeds(
+            self.machine.client,
+            where,
+            filter,
+            snap_length,
+            links=links,
+            divert=divert,
+            super_frames=super_frames,
+        )
         return Capture(feeds)
 
     async def jitter(self, seconds: float = 5.0, *, interval_us: int = 1000, fifo: int | None = None) -> Any:

@@ -71,6 +71,11 @@ class Where(click.ParamType):  # type: ignore[type-arg]
     help="Begin another file after so much (100M) or so long (60s); may be given for both.",
 )
 @click.option("--keep", type=click.IntRange(1), metavar="N", help="Of the files, keep the newest N.")
+@click.option(
+    "--super-frames",
+    is_flag=True,
+    help="Keep frames of up to 64 KiB as kernels hand them over; without it, as a wire would carry them.",
+)
 @pass_settings
 def capture_verb(
     settings: Settings,
@@ -82,6 +87,7 @@ def capture_verb(
     links: tuple[tuple[str, str], ...],
     rotate: tuple[str, ...],
     keep: int | None,
+    super_frames: bool,
 ) -> None:
     """Capture the frames of NICs and links.
 
@@ -102,7 +108,12 @@ def capture_verb(
     if write == "-" and os.isatty(STDOUT):
         raise click.UsageError("pcapng on a terminal helps nobody; -w - wants a pipe or a file")
     feeds = CaptureFeeds(
-        settings.client(), where or "", " ".join(filter_words), snap_length, links=list(links)
+        settings.client(),
+        where or "",
+        " ".join(filter_words),
+        snap_length,
+        links=list(links),
+        super_frames=super_frames,
     )
     capture = Capture(settings, feeds, Blocks(count), open_sink(write, rotation))
     try:

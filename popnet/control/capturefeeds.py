@@ -52,11 +52,13 @@ class CaptureFeeds:
         *,
         links: list[tuple[str, str]] | None = None,
         divert: str = "",
+        super_frames: bool = False,
     ) -> None:
         """Args:
         where: as `parse_targets` reads it; empty if there are *links*.
         links: pairs of kernels.
         divert: "in", "out" or "both": such frames end in the capture; empty: none do.
+        super_frames: keep frames as guests hand them over, up to 64 KiB; else what a wire would carry.
         """
         self.merger = Merger()
         self.targets: list[Target] = []
@@ -67,6 +69,7 @@ class CaptureFeeds:
         self._filter = filter
         self._snap_length = snap_length
         self._divert = divert
+        self._super_frames = super_frames
         self._rows: dict[str, dict[str, Any]] = {}
         self._generations: dict[str, int] = {}  # the last that was captured at, or is known not to run
         self._streams: dict[int, ClientStream] = {}
@@ -158,6 +161,8 @@ class CaptureFeeds:
         }
         if self._divert:
             params["divert"] = self._divert
+        if self._super_frames:
+            params["super_frames"] = True
         if target.peer is not None:
             params["peer"] = self._rows[target.peer]["kid"]
         place = self.merger.add(

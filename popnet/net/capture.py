@@ -66,6 +66,7 @@ class CaptureRequest:
         interface: place of the interface in the file that the client writes, from 0.
         divert: which of the frames to divert, one of DIRECTIONS.
         spool: the client can read from memory that it shares with us.
+        super_frames: keep frames of up to 64 KiB as guests hand them over; else what a wire would carry.
     """
 
     filter: str
@@ -74,11 +75,14 @@ class CaptureRequest:
     interface: int = 0
     divert: str = ""
     spool: bool = False
+    super_frames: bool = False
 
     @classmethod
     def parse(cls, params: dict[str, Any]) -> "CaptureRequest":
         """Read `{"filter": str, "snap_length": int, "peer": int, "interface": int, "divert": str,
-        "spool": bool}`, all optional; a length of 0 keeps whole frames. Raises Refused."""
+        "spool": bool, "super_frames": bool}`, all optional; a length of 0 keeps whole frames.
+
+        Raises Refused."""
         text = params.get("filter", "")
         if not isinstance(text, str):
             raise Refused(f"capture: filter is a string, got {text!r}")
@@ -89,7 +93,10 @@ class CaptureRequest:
         if divert not in tuple(DIRECTIONS):
             raise Refused(f"capture: divert is in, out or both, got {divert!r}")
         spool = params.get("spool") is True
-        return cls(text.strip(), length or FRAME_SIZE_MAX, peer, interface, divert, spool)
+        whole = params.get("super_frames", False)
+        if not isinstance(whole, bool):
+            raise Refused(f"capture: super_frames is true or false, got {whole!r}")
+        return cls(text.strip(), length or FRAME_SIZE_MAX, peer, interface, divert, spool, whole)
 
     def program_text(self, kid: int) -> str:
         """What libpcap is to compile, at kernel *kid*; empty: nothing, every frame is wanted."""
@@ -235,6 +242,8 @@ def _opened(
         capture = _Capture(pump, capture_id, request.interface, ready)
         loop.add_reader(bell, rung)
         try:
+            if request.super_frames:
+                pump.capture_whole(capture_id, True)
             if request.divert:
                 pump.capture_divert(capture_id, *DIRECTIONS[request.divert])
             yield capture

@@ -42,6 +42,9 @@ class PumpLike(Protocol):
     def capture_divert(self, capture_id: int, to_guest: bool, from_guest: bool, /) -> None:
         """From now on frames that this capture accepts end in it, those of the directions given."""
 
+    def capture_whole(self, capture_id: int, whole: bool, /) -> None:
+        """Whether it keeps super-frames as guests hand them over; else it cuts them into segments."""
+
     def capture_blocks(self, capture_id: int, interface_id: int, size: int, /) -> tuple[bytes, int, int]:
         """Frames as blocks of pcapng, oldest first: (blocks, how many frames, time of the last in ns).
 
@@ -71,6 +74,7 @@ class _FakeCapture:
     waiting: deque[CapturedFrame] = field(default_factory=deque)
     dropped: int = 0
     diverts: tuple[bool, bool] = (False, False)  # by direction
+    whole: bool = False
 
 
 class FakePump:
@@ -83,7 +87,7 @@ class FakePump:
         passed: frames that no capture diverted, as (direction, frame).
         refusals: how many calls of `inject` will find the queue full.
         captures_max: how many captures may be open.
-        captures: ids of the open ones.
+        captures: ids of the open ones; `keeping_whole`: of those that keep super-frames.
     """
 
     def __init__(self) -> None:
@@ -98,6 +102,10 @@ class FakePump:
     @property
     def captures(self) -> list[int]:
         return list(self._captures)
+
+    @property
+    def keeping_whole(self) -> list[int]:
+        return [capture_id for capture_id, capture in self._captures.items() if capture.whole]
 
     def frame(self, time_ns: int, direction: int, frame: bytes) -> None:
         """Let a frame pass, unless a capture diverts it."""
@@ -129,6 +137,9 @@ class FakePump:
 
     def capture_divert(self, capture_id: int, to_guest: bool, from_guest: bool, /) -> None:
         self._captures[capture_id].diverts = (to_guest, from_guest)
+
+    def capture_whole(self, capture_id: int, whole: bool, /) -> None:
+        self._captures[capture_id].whole = whole
 
     def capture_blocks(self, capture_id: int, interface_id: int, size: int, /) -> tuple[bytes, int, int]:
         capture = self._captures[capture_id]

@@ -362,6 +362,10 @@ class Pump:
         """From now on frames that this capture accepts end in it, those of the directions given; counted as
         `drop_diverted`, and lost if it has no room. KeyError: no such capture."""
 
+    def capture_whole(self, id: int, whole: bool, /) -> None:
+        """Whether it keeps super-frames as guests hand them over, up to 64 KiB; else it cuts them, in its
+        copy, into what a wire would carry. It cuts unless told. KeyError: no such capture."""
+
     def capture_read(self, id: int, budget: int, /) -> list[tuple[int, int, int, bytes]]:
         """At most *budget* frames: (CLOCK_REALTIME ns, 0 to the guest or 1 from it, original length, bytes).
 

@@ -54,6 +54,7 @@ def test_a_file_of_everything_is_well_formed(pair: Lab) -> None:
     options = [word for check in checks for word in ("-o", check)]
     bad = tshark(path, *options, "-Y", "_ws.malformed || ip.checksum.status == 0 || tcp.checksum.status == 0")
     assert bad == ""
+    assert tshark(path, "-Y", "frame.len > 1514") == "", "as a wire would carry them"
     assert set(tshark(path, "-T", "fields", "-e", "frame.interface_name").split()) == {"k1/eth0"}
     directions = tshark(
         path, "-Y", "icmp", "-T", "fields", "-e", "icmp.type", "-e", "frame.packet_flags_direction"
@@ -65,6 +66,17 @@ def test_a_file_of_everything_is_well_formed(pair: Lab) -> None:
     times = [float(t) for t in tshark(path, "-T", "fields", "-e", "frame.time_epoch").split()]
     assert times == sorted(times) or max(times) - min(times) < 60
     assert any(f"{t:.9f}"[-3:] != "000" for t in times), "nanoseconds"
+
+
+def test_super_frames_are_kept_if_asked_for(pair: Lab) -> None:
+    path = pair.tmp / "super.pcapng"
+    with capturing(pair, "k1", "tcp", "-w", str(path), "--super-frames") as process:
+        pair.popnet("ssh", "k1", "--", "head -c 1000000 /dev/zero | tr '\\0' x")
+        process.terminate()
+        process.communicate(timeout=20)
+    options = ("-o", "tcp.check_checksum:TRUE", "-Y")
+    assert tshark(path, "-Y", "frame.len > 1514"), "a kernel sends a million bytes in lumps"
+    assert tshark(path, *options, "tcp.checksum.status == 0") == "", "and these are summed, too"
 
 
 def test_filter_count_and_decoded_lines(pair: Lab) -> None:

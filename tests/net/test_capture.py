@@ -437,3 +437,16 @@ async def test_what_is_diverted_goes_no_further_until_the_capture_ends() -> None
     assert pump.passed == [(0, ARP), (1, PING)]
     with pytest.raises(Refused, match="in, out or both, got 'up'"):
         CaptureRequest.parse({"divert": "up"})
+
+
+async def test_super_frames_are_kept_whole_if_asked() -> None:
+    pump = FakePump()
+    plain, first = await opened(pump)
+    whole, second = await opened(pump, super_frames=True)
+    assert (pump.captures, pump.keeping_whole) == ([1, 2], [2])
+    for client, task in ((plain, first), (whole, second)):
+        await client.stream.close()
+        await client.rest()
+        await task
+    with pytest.raises(Refused, match="super_frames is true or false, got 1"):
+        CaptureRequest.parse({"super_frames": 1})

@@ -3,6 +3,11 @@
  * are two halves: the pump fills one, Python parses the other, and capture_read() swaps them at the gate; so
  * neither waits while the other copies. What finds no room is counted as dropped. Frames do not know they
  * are captured, unless the capture *diverts*: then those that it accepts end in it, room or no room.
+ *
+ * Kept is what the wire would carry: a super-frame is cut, in memory of the capture's own, into segments with
+ * lengths and checksums of their own, unless the capture wants it `whole`. The filter judges each segment by the
+ * headers it will have; if it wants one, or the super-frame, they are cut, and it judges what came of that. A
+ * super-frame that may be diverted is judged once, so that all of it ends in the capture.
  */
 
 #include "native.h"
@@ -26,6 +31,8 @@ struct capture {
     struct bpf_insn *program; /* NULL: everything */
     bpf_filter_function filter;
     unsigned diverts; /* bit `direction`: such frames go no further */
+    bool whole;       /* keep super-frames as they are */
+    uint8_t *cutting; /* room for a super-frame and a segment of it; the pump's */
     int notify; /* eventfd of the reader: rung when the half being filled stops being empty */
     size_t half_size;
     uint8_t *filling, *draining;
@@ -63,22 +70,31 @@ static int64_t wall_clock_ns(void) {
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
-/* Offer one frame, vnet header first. True: it goes no further. */
-static bool capture_offer(struct capture *c, enum direction direction, const uint8_t *frame, uint32_t size) {
-    const uint8_t *packet = frame + VNET_HEADER_SIZE;
-    uint32_t original = size - VNET_HEADER_SIZE, kept = c->snap_length;
-    if (c->program) {
-        uint32_t wanted = c->filter(c->program, packet, original, original);
-        if (wanted == 0)
-            return false;
-        kept = kept < wanted ? kept : wanted;
-    }
-    kept = kept < original ? kept : original;
-    bool diverted = c->diverts >> direction & 1;
-    if (captured_size(kept) > c->half_size - c->filled) {
+#define CUTTING_SIZE (VNET_HEADER_SIZE + FRAME_SIZE_MAX) /* of each of the two */
+#define DATA_JUDGED 128u /* bytes behind the headers that a filter sees before a segment is cut */
+
+/* How many bytes to keep of a frame that is `length` long, and of which `there` are at hand; 0: it is not wanted. */
+static uint32_t capture_wants(const struct capture *c, const uint8_t *packet, uint32_t length, uint32_t there) {
+    uint32_t kept = c->snap_length < length ? c->snap_length : length;
+    if (!c->program)
+        return kept;
+    uint32_t wanted = c->filter(c->program, packet, length, there);
+    return kept < wanted ? kept : wanted;
+}
+
+static bool capture_has_room(const struct capture *c, uint32_t kept) {
+    return captured_size(kept) <= c->half_size - c->filled;
+}
+
+/* Keep a frame, or count it. */
+static void capture_keep(struct capture *c, enum direction direction, const uint8_t *frame, uint32_t size,
+                         uint32_t kept) {
+    if (!capture_has_room(c, kept)) {
         add(&c->dropped, 1);
-        return diverted;
+        return;
     }
+    const uint8_t *packet = frame + VNET_HEADER_SIZE;
+    uint32_t original = size - VNET_HEADER_SIZE;
     uint8_t *at = c->filling + c->filled;
     struct captured header = {wall_clock_ns(), direction, original, kept, 0};
     memcpy(at, &header, sizeof header);
@@ -87,7 +103,86 @@ static bool capture_offer(struct capture *c, enum direction direction, const uin
     if (c->filled == 0)
         kick(c->notify);
     c->filled += captured_size(kept);
-    return diverted;
+}
+
+struct capturing {
+    struct capture *c;
+    enum direction direction;
+    bool judged; /* the super-frame was, for all of its segments */
+};
+
+static void capture_segment(void *context, const uint8_t *record, uint32_t size) {
+    struct capturing *to = context;
+    uint32_t length = size - VNET_HEADER_SIZE, most = to->c->snap_length;
+    uint32_t kept = to->judged ? (most < length ? most : length)
+                               : capture_wants(to->c, record + VNET_HEADER_SIZE, length, length);
+    if (kept)
+        capture_keep(to->c, to->direction, record, size, kept);
+}
+
+/* How many segments of a super-frame the filter wants, as far as their headers tell, and a little of what is behind
+ * them. `ours` has the headers. */
+static uint32_t capture_count(const struct capturing *to, const uint8_t *ours, const uint8_t *frame,
+                              const struct packet *whole, uint32_t size) {
+    uint8_t head[512];
+    uint32_t length = whole->end - whole->payload, wanted = 0, index = 0, offset = 0;
+    bool all = to->judged || !to->c->program || whole->payload > sizeof head - DATA_JUDGED;
+    do {
+        uint32_t part = length - offset < size ? length - offset : size;
+        uint32_t data = part < DATA_JUDGED ? part : DATA_JUDGED;
+        struct packet p = *whole;
+        p.end = p.payload + part;
+        if (!all) {
+            memcpy(head, ours + VNET_HEADER_SIZE, p.payload);
+            memcpy(head + p.payload, frame + VNET_HEADER_SIZE + p.payload + offset, data);
+            number_segment(head, &p, index, offset, offset + part == length);
+        }
+        wanted += all || capture_wants(to->c, head, p.end, p.payload + data);
+        index++;
+        offset += size;
+    } while (offset < length);
+    return wanted;
+}
+
+/* Keep the segments of a super-frame that are wanted. A capture that is full does not pay for the cutting. */
+static void capture_cut(struct capturing *to, const uint8_t *frame, uint32_t size, const struct vnet *vnet,
+                        uint32_t kept) {
+    struct capture *c = to->c;
+    struct packet p;
+    uint8_t *ours = c->cutting; /* for the frame may lie in a peer's window */
+    uint32_t length = size - VNET_HEADER_SIZE, first = VNET_HEADER_SIZE + HEADERS_MAX;
+    first = first < size ? first : size;
+    memcpy(ours, frame, first);
+    memcpy(ours, vnet, sizeof *vnet);
+    if (!packet_parse(&p, ours + VNET_HEADER_SIZE, length) || !is_super(&p, vnet)) {
+        if (kept)
+            capture_keep(c, to->direction, frame, size, kept); /* nobody can say what the wire would carry */
+        return;
+    }
+    uint32_t segment = p.payload + vnet->gso_size, wanted = capture_count(to, ours, frame, &p, vnet->gso_size);
+    if (!wanted && !kept)
+        return;
+    segment = segment < length ? segment : length;
+    if (!capture_has_room(c, c->snap_length < segment ? c->snap_length : segment)) {
+        add(&c->dropped, wanted ? wanted : 1);
+        return;
+    }
+    memcpy(ours + first, frame + first, size - first);
+    cut_segments(ours, size, ours + CUTTING_SIZE, capture_segment, to);
+}
+
+/* Offer one frame, vnet header first. True: it goes no further. */
+static bool capture_offer(struct capture *c, enum direction direction, const uint8_t *frame, uint32_t size) {
+    const uint8_t *packet = frame + VNET_HEADER_SIZE;
+    uint32_t length = size - VNET_HEADER_SIZE, kept = capture_wants(c, packet, length, length);
+    bool diverts = c->diverts >> direction & 1;
+    struct vnet vnet = vnet_load(frame);
+    bool cut = vnet.gso_type != GSO_NONE && !c->whole && vnet_sane(&vnet, size);
+    if (cut && (kept || !diverts))
+        capture_cut(&(struct capturing){c, direction, diverts}, frame, size, &vnet, kept);
+    else if (kept)
+        capture_keep(c, direction, frame, size, kept);
+    return diverts && kept;
 }
 
 /* ---- as Enhanced Packet Blocks of pcapng (draft-ietf-opsawg-pcapng-03, section 4.3), in little endian */
@@ -125,5 +220,6 @@ static void capture_free(struct capture *c) {
     free(c->program);
     free(c->filling);
     free(c->draining);
+    free(c->cutting);
     free(c);
 }

@@ -115,6 +115,9 @@ struct packet {
     bool fragment; /* not a whole packet: `transport` may be in the middle of anything */
 };
 
+/* packet_parse() reads no byte of a frame behind so many. */
+#define HEADERS_MAX (ETHERNET_HEADER_SIZE + 4 * TAGS_MAX + IPV6_SIZE + EXTENSIONS_MAX * 256 * 8 + TCP_SIZE)
+
 static bool parse_ipv4(struct packet *p, const uint8_t *frame, uint32_t size) {
     const uint8_t *ip = frame + p->network;
     if (size - p->network < IPV4_SIZE || ip[0] >> 4 != 4)
@@ -243,8 +246,8 @@ typedef void (*take_piece)(void *context, const uint8_t *record, uint32_t size);
 
 enum { TCP_FIN = 0x01, TCP_PUSH = 0x08, TCP_CWR = 0x80 };
 
-/* Piece number `index` has its payload; put its own lengths, numbers, flags and checksums into its headers. */
-static void finish_segment(uint8_t *frame, struct packet *p, uint32_t index, uint32_t offset, bool last) {
+/* Put its own lengths, numbers and flags into the headers of piece number `index`; not TCP's and UDP's checksum. */
+static void number_segment(uint8_t *frame, const struct packet *p, uint32_t index, uint32_t offset, bool last) {
     uint8_t *ip = frame + p->network, *transport = frame + p->transport;
     if (p->version == 4) {
         put16(ip + 2, p->end - p->network);
@@ -261,7 +264,6 @@ static void finish_segment(uint8_t *frame, struct packet *p, uint32_t index, uin
         if (index)
             transport[13] &= (uint8_t)~TCP_CWR;
     }
-    sum_transport(frame, p);
 }
 
 /* Does the super-frame carry what its vnet header says? */
@@ -286,7 +288,8 @@ static bool cut_segments(const uint8_t *record, uint32_t size, uint8_t *piece, t
         memset(piece, 0, VNET_HEADER_SIZE);
         memcpy(piece + VNET_HEADER_SIZE, frame, p.payload);
         memcpy(piece + VNET_HEADER_SIZE + p.payload, frame + p.payload + offset, part);
-        finish_segment(piece + VNET_HEADER_SIZE, &p, index, offset, offset + part == length);
+        number_segment(piece + VNET_HEADER_SIZE, &p, index, offset, offset + part == length);
+        sum_transport(piece + VNET_HEADER_SIZE, &p);
         take(context, piece, VNET_HEADER_SIZE + p.end);
     }
     return true;

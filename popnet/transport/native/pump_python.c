@@ -375,8 +375,9 @@ static struct capture *capture_make(Py_ssize_t size, Py_ssize_t snap_length, con
     c->half_size = half > least ? half : least;
     c->filling = malloc(c->half_size);
     c->draining = malloc(c->half_size);
+    c->cutting = malloc(2 * (size_t)CUTTING_SIZE);
     c->notify = duplicate(notify);
-    bool good = c->filling && c->draining && (c->notify >= 0) == (notify >= 0);
+    bool good = c->filling && c->draining && c->cutting && (c->notify >= 0) == (notify >= 0);
     if (program->buf) {
         c->filter = (bpf_filter_function)(uintptr_t)filter;
         c->program = malloc((size_t)program->len);
@@ -559,6 +560,20 @@ static PyObject *pump_capture_divert(PyObject *object, PyObject *args) {
     Py_RETURN_NONE;
 }
 
+static PyObject *pump_capture_whole(PyObject *object, PyObject *args) {
+    Pump *self = (Pump *)object;
+    long id;
+    int whole;
+    if (!PyArg_ParseTuple(args, "lp", &id, &whole))
+        return NULL;
+    struct capture **place = capture_find(self, id);
+    if (!place)
+        return NULL;
+    struct capture *c = *place;
+    VISIT(self, c->whole = whole);
+    Py_RETURN_NONE;
+}
+
 static PyObject *pump_capture_dropped(PyObject *object, PyObject *number) {
     long id = PyLong_AsLong(number);
     struct capture **place = id > 0 ? capture_place((Pump *)object, id) : NULL;
@@ -607,6 +622,7 @@ static PyMethodDef pump_methods[] = {
     {"counters", pump_get_counters, METH_NOARGS, NULL},
     {"capture_open", pump_capture_open, METH_VARARGS, NULL},
     {"capture_divert", pump_capture_divert, METH_VARARGS, NULL},
+    {"capture_whole", pump_capture_whole, METH_VARARGS, NULL},
     {"capture_read", pump_capture_read, METH_VARARGS, NULL},
     {"capture_blocks", pump_capture_blocks, METH_VARARGS, NULL},
     {"capture_dropped", pump_capture_dropped, METH_O, NULL},
