@@ -71,6 +71,7 @@ USER_MAY_IMPORT: Final = {
     "popnet.message.tracehalf": "pure: what one end of a link saw of a message",
     "popnet.message.tracejoin": "pure: both halves of it as one",
     "popnet.tty.gateway": "the ssh server of a gateway, which is a client of its machine",
+    "popnet.tty.promptness": "one system call about this process",
     "popnet.kernel.doctor": "looks at the host; there is no machine to ask",
     "popnet.kernel.gc": "cleans up where no machine runs any more",
     "popnet.kernel.host": "what a machine file is checked against, before there is a machine",

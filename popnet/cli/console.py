@@ -29,6 +29,7 @@ from popnet.cli.terminal import RawTerminal, Signals
 from popnet.control import wire
 from popnet.control.stream import ClientStream, connect
 from popnet.core.errors import PopnetError
+from popnet.tty.promptness import take_short_turns
 
 INTERRUPT: Final = 3
 """Ctrl-C, which a raw terminal hands over as a key: who only watches leaves with it."""
@@ -68,6 +69,7 @@ def console_verb(
     Ctrl-].
     """
     path = wire.tty_path(kernel, tty, write=not read_only, force=force, history=not no_history)
+    take_short_turns()
     session = Session(settings, f"{kernel} tty{tty}", parse(escape), write=not read_only, linger_s=linger)
     status = asyncio.run(session.run(settings.client().socket, path))
     click.get_current_context().exit(status)

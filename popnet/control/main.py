@@ -40,6 +40,7 @@ from popnet.machine.names import machine_name
 from popnet.machine.search import find_machine_file, image_search_path
 from popnet.machine.spec import MachineSpec
 from popnet.net.filter import match_problem
+from popnet.tty.promptness import lead_session
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -122,6 +123,7 @@ def _run_owned(
     except OSError as error:
         hint = "`popnet doctor` tells how to allow it; root does not need it"
         raise Unavailable(f"this host lets ordinary users make no user namespaces ({error})", hint) from None
+    lead_session()
     name_process(f"{machine.name}")
     popnet = [sys.executable, "-m", "popnet.cli.main"]
     credentials = make_credentials(machine, ownership.directory, base, popnet)

@@ -26,6 +26,7 @@ from popnet.kernel import linux, secondary
 from popnet.kernel.bootconfig import BootConfig
 from popnet.kernel.cgroup import Group
 from popnet.transport.handover import create_handover, receive_packet, send_packet
+from popnet.tty.promptness import lead_session
 
 
 def fork_loader() -> tuple[int, socket.socket]:
@@ -119,6 +120,8 @@ def _become_daemon(request: dict[str, Any], fds: list[int]) -> NoReturn:
         for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)
         linux.die_with_parent()
+        os.setsid()
+        lead_session()
         linux.close_descriptors(fds)
         handover, directory = fds
         gc.enable()

@@ -34,6 +34,15 @@ def test_kernels_share_no_namespace_with_the_host_or_each_other(pair: Lab) -> No
     assert len(set.union(*seen)) == 21
 
 
+def test_each_daemon_has_a_session_of_its_own_and_programs_are_not_in_it(pair: Lab) -> None:
+    rows = pair.kernels()
+    daemons = {name: row["pid"] for name, row in rows.items()}
+    assert {name: os.getsid(pid) for name, pid in daemons.items()} == daemons
+    for pid in daemons.values():
+        sessions = {os.getsid(process.pid) for process in residue.family(pid) if process.pid != pid}
+        assert pid not in sessions - {0} or pid == daemons["primary"], "init leads another"
+
+
 def test_name_command_line_and_hosts(pair: Lab) -> None:
     assert pair.sh("k1", "uname -n; hostname; cat /etc/hostname").split() == ["k1"] * 3
     command_line = pair.sh("k1", "cat /proc/cmdline")
