@@ -40,8 +40,8 @@ class TerminalStream:
         self.result: dict[str, Any] | None = None
         self._attachment = attachment
         self._write = write
-        self._reading: asyncio.Task[bytes] | None = None
-        self._taking: asyncio.Task[Any] | None = asyncio.create_task(attachment.taken.wait())
+        self._taken = False  # and the client was told
+        self._read = b""  # what was read when it had to be told first
 
     async def send(self, data: bytes, channel: int = DATA) -> None:
         if channel == CONTROL:
@@ -50,16 +50,12 @@ class TerminalStream:
             await self._attachment.write(data)
 
     async def receive(self) -> tuple[int, bytes] | None:
-        if self._reading is None:
-            self._reading = asyncio.create_task(self._attachment.read())
-        waited = [self._reading, self._taking] if self._taking else [self._reading]
-        await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
-        if self._taking is not None and self._taking.done():
-            self._taking = None
+        data, self._read = self._read or await self._attachment.read(), b""
+        if self._attachment.taken.is_set() and not self._taken:  # who takes it over has woken the reader
+            self._taken = True
             self._write = False
+            self._read = data
             return CONTROL, b'{"taken": true}'
-        data = await self._reading
-        self._reading = None
         if not data:
             self.result = {}
             return None
@@ -69,9 +65,6 @@ class TerminalStream:
         """Nothing: a terminal takes no notice of one that only stops typing."""
 
     def abort(self) -> None:
-        for task in (self._reading, self._taking):
-            if task is not None:
-                task.cancel()
         self._attachment.detach()
 
 

@@ -66,8 +66,11 @@ class Console:
             task.cancel()
 
     async def _output(self, stream: Stream) -> None:
-        with contextlib.suppress(StreamClosed, PeerDied):
-            while data := await fdio.read(self._master):
+        with (
+            contextlib.suppress(StreamClosed, PeerDied),
+            contextlib.closing(fdio.Source(self._master)) as pty,
+        ):
+            while data := await pty.read():
                 await stream.send(data)
 
     async def _input(self, stream: Stream) -> None:

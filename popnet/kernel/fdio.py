@@ -2,6 +2,7 @@
 bulk pays no epoll calls."""
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Callable
 
@@ -9,19 +10,51 @@ CHUNK = 60 << 10
 """Bytes a read asks for: what fits one record of a message ring with its headers."""
 
 
+class Source:
+    """The non-blocking *fd*, read by one task until `close`; it is not owned.
+
+    The loop watches it from the first wait on, not anew for each: a keystroke's echo would pay for that.
+    Where nobody reads what came, it stops watching, or it would call again and again.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._loop = asyncio.get_running_loop()
+        self._ready = asyncio.Event()
+        self._watched = False
+
+    async def read(self) -> bytes:
+        """Up to CHUNK bytes; b"" at the end (for a pty: once its last slave is closed)."""
+        while True:
+            self._ready.clear()
+            try:
+                return os.read(self._fd, CHUNK)
+            except BlockingIOError:
+                if not self._watched:
+                    self._watched = True
+                    self._loop.add_reader(self._fd, self._readable)
+                await self._ready.wait()
+            except OSError as error:
+                if error.errno == 5:  # EIO: a pty whose slaves are all closed
+                    return b""
+                raise
+
+    def _readable(self) -> None:
+        if self._ready.is_set():
+            self.close()
+        self._ready.set()
+
+    def close(self) -> None:
+        """Watch it no more; before the descriptor is closed. Idempotent."""
+        if self._watched:
+            self._watched = False
+            self._loop.remove_reader(self._fd)
+
+
 async def read(fd: int) -> bytes:
-    """Up to CHUNK bytes from the non-blocking *fd*; b"" at the end (for a pty: once its last slave is
-    closed)."""
-    loop = asyncio.get_running_loop()
-    while True:
-        try:
-            return os.read(fd, CHUNK)
-        except BlockingIOError:
-            await _wait(loop.add_reader, loop.remove_reader, fd)
-        except OSError as error:
-            if error.errno == 5:  # EIO: a pty whose slaves are all closed
-                return b""
-            raise
+    """Up to CHUNK bytes from the non-blocking *fd*; b"" at the end: `Source.read`, once."""
+    with contextlib.closing(Source(fd)) as source:
+        return await source.read()
 
 
 async def write(fd: int, data: bytes) -> None:

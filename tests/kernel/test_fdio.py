@@ -73,3 +73,37 @@ async def test_a_pty_ends_with_its_last_slave() -> None:
 async def test_errors_that_are_no_end_are_raised() -> None:
     with pytest.raises(OSError, match="Bad file descriptor"):
         await fdio.read(-1)
+
+
+async def test_a_source_that_nobody_reads_is_not_watched_for_ever() -> None:
+    reading, writing = _pipe()
+    loop = asyncio.get_running_loop()
+    source = fdio.Source(reading)
+    waiting = asyncio.create_task(source.read())
+    await asyncio.sleep(0)
+    os.write(writing, b"first")
+    assert await waiting == b"first"
+    calls, twice = [], asyncio.Event()
+    plain = source._readable
+
+    def counted() -> None:
+        calls.append(1)
+        plain()
+        if len(calls) == 2:
+            twice.set()
+
+    loop.remove_reader(reading)
+    loop.add_reader(reading, counted)
+    os.write(writing, b"second")
+    await twice.wait()
+    assert not loop.remove_reader(reading), "the second call without a reader was the last"
+    assert await source.read() == b"second"
+    waiting = asyncio.create_task(source.read())
+    await asyncio.sleep(0)
+    os.write(writing, b"third")
+    assert await waiting == b"third", "it is watched again"
+    source.close()
+    source.close()
+    assert not loop.remove_reader(reading)
+    os.close(reading)
+    os.close(writing)

@@ -1,5 +1,6 @@
 """Impairments in the pump's path: what meets them, where, and what becomes of it; changed under load."""
 
+import os
 import struct
 import threading
 import time
@@ -8,10 +9,11 @@ import pytest
 
 from popnet.core.limits import VNET_HEADER_SIZE
 from tests.transport.impair_model import ONE, Config, Wire
-from tests.transport.lab import BROADCAST, NO_OFFLOAD, Lab, eventually, running
+from tests.transport.lab import BROADCAST, NO_OFFLOAD, Lab, ethernet, eventually, running
 from tests.transport.pcap import compile_filter
 
 LINK, NIC_IN, NIC_OUT = range(3)
+FRAMES = 2
 
 MS = 10**6
 LOSE_ALL = Config(loss_good=ONE).pack()
@@ -129,6 +131,18 @@ def test_a_filter_spares_what_it_does_not_match() -> None:
         assert lab[2].receive() == frame
         told = figures(lab, 2, LINK, 1)
         assert (told["frames"], told["drop_loss"], told["unmatched"]) == (1, 1, 1)
+
+
+def test_what_a_filter_spares_does_not_overtake_what_is_not_late() -> None:
+    program, address = compile_filter("ether[14] = 0x41")
+    with running((1, 2), bare=(1,)) as lab:
+        lab.connect(1, 2)
+        lab[2].pump.impair(LINK, 1, Config(corrupt=1).pack(), b"", program, address)
+        frames = [NO_OFFLOAD + ethernet(2, b"AB"[n % 5 == 4 :][:1] + b"%d" % n, source=1) for n in range(50)]
+        assert lab[1].links[2].send_many(FRAMES, [(0, frame) for frame in frames]) == 50
+        os.eventfd_write(lab[2].bell, 1)
+        assert [lab[2].receive() for _ in frames] == frames
+        assert figures(lab, 2, LINK, 1)["frames"] == 40
 
 
 def test_down_drops_all_and_up_again_goes_on_with_the_impairment() -> None:

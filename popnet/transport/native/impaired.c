@@ -160,7 +160,10 @@ static bool impair_departure(Pump *pump, const uint8_t *frame, uint32_t size) {
     return true;
 }
 
-/* A frame for our guest, which came over `from`. False: nothing impairs it. */
+static int impair_release_in(Pump *pump);
+
+/* A frame for our guest, which came over `from`. False: nothing impairs it, and what is due before it has gone:
+ * a filter shall not make frames overtake others that are not late. */
 static bool impair_arrival(Pump *pump, const struct port *from, const uint8_t *frame, uint32_t size) {
     struct impairments *all = pump->impairments;
     struct impair *impair = all->from[sender(pump, from, frame)];
@@ -168,6 +171,8 @@ static bool impair_arrival(Pump *pump, const struct port *from, const uint8_t *f
         impair = impair_meets(all->nic_in, frame, size) ? all->nic_in : NULL;
     if (impair)
         impair_offer(pump, impair, &all->in, frame, size);
+    else if (delay_queue_first(&all->in))
+        impair_release_in(pump);
     return impair != NULL;
 }
 
