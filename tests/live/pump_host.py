@@ -83,9 +83,15 @@ class Host:
         self.attached: set[int] = set()
 
     def start(
-        self, kid: int, relay: bool, poll_us: int = POLL_US, mtu: int = 0, offload: bool = True
+        self,
+        kid: int,
+        relay: bool,
+        poll_us: int = POLL_US,
+        mtu: int = 0,
+        offload: bool = True,
+        held: bool = False,
     ) -> tuple[None, list[int]]:
-        """Build the namespace with a NIC `p0`, run the pump; hands out both doorbells.
+        """Build the namespace with a NIC `p0`, run the pump, unless it is *held*; hands out both doorbells.
 
         Without an MTU the interface has 1500, and the pump does not know: peers may send what they like.
         """
@@ -97,7 +103,8 @@ class Host:
             self.tap, self.frame_bell, self.upcall, kid, relay, BUDGET, poll_us, mtu, not offload
         )
         self.thread = threading.Thread(target=self.pump.run, name="pump")
-        self.thread.start()
+        if not held:
+            self.go()
         for command in (
             "link set lo up",
             f"link set p0 address {mac_text(kid)} mtu {mtu or 1500}",
@@ -106,6 +113,9 @@ class Host:
         ):
             subprocess.run(["ip", *command.split()], check=True)
         return None, [self.message_bell, self.frame_bell]
+
+    def go(self) -> None:
+        self.thread.start()
 
     def neighbour(self, kid: int) -> None:
         """Know the MAC of *kid* without asking for it."""
@@ -145,6 +155,11 @@ class Host:
             self.windows[peer].poke(RING_OFFSETS[FRAMES] + at, struct.pack("=II", len(record), 0) + record)
             at += -(-(len(record) + 8) // 64) * 64
         self.windows[peer].poke(WORD_OFFSETS["produced_frames"], at.to_bytes(8, "little"))
+
+    def backlog(self, peer: int, size: int, count: int) -> None:
+        """With the pump stopped, put *count* frames of *size* bytes for *peer* into our ring."""
+        frame = mac(peer) + mac(self.kid) + b"\x88\xb5" + bytes(size - 14)
+        self.forge(peer, [(bytes(VNET_HEADER_SIZE) + frame).hex()] * count)
 
     def sniff(self) -> None:
         """Keep what comes to the guest's interface, as a program inside sees it."""

@@ -90,18 +90,23 @@ class Lab:
 
 @contextlib.contextmanager
 def lab_of(
-    *kids: int, mesh: bool = True, mtu: Mapping[int, int] | None = None, plain: tuple[int, ...] = ()
+    *kids: int,
+    mesh: bool = True,
+    mtu: Mapping[int, int] | None = None,
+    plain: tuple[int, ...] = (),
+    held: tuple[int, ...] = (),
 ) -> Iterator[Lab]:
     """Hosts, all linked with each other, or only with kernel 0.
 
     Args:
         mtu: what pumps know of their guests, by kid.
         plain: kids whose NICs have no offloads.
+        held: kids whose pumps do nothing before they are told to `go`.
     """
     lab = Lab()
     try:
         for kid in kids:
-            lab.hosts[kid] = Host(kid, POLL_US, (mtu or {}).get(kid, 0), kid not in plain)
+            lab.hosts[kid] = Host(kid, POLL_US, (mtu or {}).get(kid, 0), kid not in plain, kid in held)
         for one, other in itertools.combinations(kids, 2):
             if mesh or one == 0:
                 lab.connect(one, other)

@@ -1,6 +1,7 @@
 """What goes over the pumps between real stacks: mixed MTUs, guests without offloads, every family of packets,
 and peers that lie."""
 
+import base64
 import os
 import struct
 
@@ -172,3 +173,37 @@ def test_a_tap_set_down_and_up_under_flood_goes_on() -> None:
             know_each_other(lab)
             until(lambda: lab[2].count("rx_frames") > came + 10)  # noqa: B023
         lab[1].ping(2)
+
+
+def test_a_flooding_link_leaves_the_others_their_fair_share() -> None:
+    """All that is sent is there before the receiver's pump starts, so no clock decides who has how much."""
+    backlogs = {2: (64, 4000), 3: (1400, 300), 4: (64, 300)}  # the flood, and two who send little
+    with lab_of(1, *backlogs, held=(1,)) as lab:
+        for kid, (size, count) in backlogs.items():
+            lab[kid].call("stop")
+            lab[kid].call("backlog", 1, size, count)
+        capture = lab[1].call("capture_open", 4 << 20, 60, "ether proto 0x88b5")
+        lab[1].call("go")
+        came: list[tuple[int, int]] = []  # sender, bytes
+        until(lambda: came.extend(captured(lab[1], capture)) or len(came) == 4600)
+        left = {kid: count for kid, (_, count) in backlogs.items()}
+        cost = dict.fromkeys(backlogs, 0)
+        for kid, size in came:
+            cost[kid] += size + FRAME_COST
+            left[kid] -= 1
+            if not left[kid]:
+                break  # from here on there is less to share
+        fair = sum(cost.values()) / len(cost)
+        assert {kid for kid in (3, 4) if cost[kid] < 0.8 * fair} == set(), cost
+        assert sum(cost.values()) > 3 * 250 * FRAME_COST, "and that was no short while"
+        until(lambda: lab[1].count("rx_frames") == 4600)
+
+
+FRAME_COST = 8192
+"""Bytes that cost a pump as much as a frame does, as it counts them."""
+
+
+def captured(host: Host, capture: int) -> list[tuple[int, int]]:
+    """(kid of the sender, length) of some frames to the guest, in their order."""
+    frames = host.call("capture_raw", capture, 200)
+    return [(base64.b64decode(data)[11], length) for _, _, length, data in frames]
