@@ -79,7 +79,8 @@ async def rate(machine: popnet.Machine, rate_bps: int, seconds: str) -> None:
 
 async def loss(machine: popnet.Machine, chance: float, seconds: str) -> None:
     link = machine.link("k1", "k2")
-    await link.impair(loss=chance, direction="out")
+    # not iperf3's own words, or a run ends before it begins
+    await link.impair(loss=chance, direction="out", match="udp and greater 200")
     await iperf(machine, "-u", "-b", "200M", "-l", "200", "-t", seconds)
     seen = (await link.rows())[0]["observed"]
     n, lost = seen["frames"], seen["drop_loss"]
