@@ -32,6 +32,7 @@ from popnet.kernel import fuse, init, linux, namespaces, realtime
 from popnet.kernel.bootconfig import BootConfig
 from popnet.kernel.cgroup import Group
 from popnet.kernel.console import Console
+from popnet.kernel.fileservice import FileService
 from popnet.kernel.impairservice import ImpairService, apply_all
 from popnet.kernel.initclient import InitClient
 from popnet.kernel.jitter import JitterService
@@ -39,6 +40,7 @@ from popnet.kernel.links import Links, SendOffer
 from popnet.kernel.modes import Modes
 from popnet.kernel.outofmemory import OutOfMemory
 from popnet.kernel.programs import Programs
+from popnet.kernel.remotefiles import RemoteFiles
 from popnet.kernel.services import ExecService, WatchService, serve_dial
 from popnet.kernel.timeline import Timeline
 from popnet.kernel.trace import TraceService
@@ -75,6 +77,7 @@ class Prepared:
     Attributes:
         init_pid, channel: init, and the daemon's end of its channel.
         group: that init is to join.
+        files: where Linux asks for the files of an io kernel, in one that uses them.
         tree, views: what the kernel shows of its partition, and where Linux asks for it; without, init makes
             plain files.
     """
@@ -84,6 +87,7 @@ class Prepared:
     group: Group
     tree: PartitionTree
     views: int | None
+    files: int | None = None
 
 
 def prepare(config: BootConfig, group: Group, timeline: Timeline) -> Prepared:
@@ -104,6 +108,7 @@ def prepare(config: BootConfig, group: Group, timeline: Timeline) -> Prepared:
         partition = Partition(config.kernel.cpus, config.kernel.memory_bytes)
         tree = PartitionTree(partition, group, booted_s)
         views, file_system = _file_system()
+        files, remote_files = fuse.mount(read_only=False) if config.kernel.files == "use" else (None, None)
         plan = init.InitPlan(
             root=config.root,
             mount_point=config.mount_point,
@@ -115,6 +120,8 @@ def prepare(config: BootConfig, group: Group, timeline: Timeline) -> Prepared:
             file_system=file_system,
             views=True,
             alone=config.kernel.cpus if config.kernel.isolated else (),
+            shares_files=config.kernel.files == "serve",
+            remote_files=remote_files,
         )
         pid = linux.fork_into(linux.CLONE_NEWPID)
         if pid == 0:
@@ -122,12 +129,13 @@ def prepare(config: BootConfig, group: Group, timeline: Timeline) -> Prepared:
             init.run(theirs, plan)
         theirs.close()
         os.close(user_namespace)
-        if file_system is not None:
-            os.close(file_system)
+        for root in (file_system, remote_files):
+            if root is not None:
+                os.close(root)
         timeline.done(step)
     except OSError as error:
         raise BootFailed(f"{step}: {error}", "`popnet doctor` tells what this host allows") from error
-    return Prepared(pid, ours, group, tree, views)
+    return Prepared(pid, ours, group, tree, views, files)
 
 
 def _file_system() -> tuple[int | None, int | None]:
@@ -191,6 +199,8 @@ class Daemon:
         self._next_refresh: asyncio.TimerHandle | None = None
         self._refused: list[str] = []  # of what a kernel with its cores alone should have
         self._latency: int | None = None
+        self._files = prepared.files
+        self._file_service: FileService | None = None
         # Joining a control group can take 20 ms (cpuset of v1 waits for all CPUs), so it goes on beside the
         # rest.
         self._partition = asyncio.create_task(asyncio.to_thread(self._apply_partition, prepared))
@@ -229,6 +239,8 @@ class Daemon:
             self.timeline.done(step)
             step = "services"
             self._start_services()
+            if kernel.files == "serve":
+                await self._share_files()
             self.timeline.done(step)
             if kernel.init is not None:
                 step = "init"
@@ -360,9 +372,22 @@ class Daemon:
         self.endpoint.serve("impair", ImpairService(self._wire))
         self.endpoint.serve("watch", WatchService(self.endpoint))
         self.endpoint.serve("trace", TraceService(self.endpoint))
+        if self._files is not None:
+            RemoteFiles(self.endpoint, self._files)
         self._start_programs()
         if self.config.kernel.ssh:
             self._start_sshd()
+
+    async def _share_files(self) -> None:
+        """Serve the kernel's /io to other kernels, by a worker that its init forks."""
+        ours, theirs = socket.socketpair()
+        try:
+            await self.init.serve_files(theirs.fileno())
+        finally:
+            theirs.close()
+        ours.setblocking(False)
+        self._file_service = FileService(self.endpoint, ours)
+        await self._file_service.start()
 
     def _start_programs(self) -> None:
         """Let the kernel's programs talk to other kernels, by the socket that init made for them."""
@@ -477,6 +502,8 @@ class Daemon:
             self._link_watch.close()
         if self._tap is not None:
             self._tap.close()
+        if self._file_service is not None:
+            self._file_service.stop()
         if self._latency is not None:
             os.close(self._latency)
         if self._memory is not None:

@@ -36,10 +36,10 @@ _DIRECT_IO: Final = 1
 _REQUEST_MAX: Final = 64 << 10
 """Bytes of the largest request: FUSE wants room for 8 KiB at least."""
 
-_IN: Final = struct.Struct("<IIQQIIII")  # length, opcode, unique, node, uid, gid, pid, padding
+HEADER: Final = struct.Struct("<IIQQIIII")  # length, opcode, unique, node, uid, gid, pid, padding
 _OUT: Final = struct.Struct("<IiQ")  # length, error, unique
-_ATTRIBUTES: Final = struct.Struct("<6Q10I")
-_INIT_OUT: Final = struct.Struct("<IIIIHHIIHHI28x")
+ATTRIBUTES: Final = struct.Struct("<6Q10I")
+INIT_OUT: Final = struct.Struct("<IIIIHHIIHHI28x")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class Tree(Protocol):
         """Where a link leads."""
 
 
-def mount() -> tuple[int, int]:
+def mount(read_only: bool = True) -> tuple[int, int]:
     """Make a file system; returns the descriptors of its server's end, and of its root, to be moved into
     place.
 
@@ -83,7 +83,7 @@ def mount() -> tuple[int, int]:
             "group_id": "0",
         }
         flags = ("allow_other", "default_permissions")
-        return device, linux.detached_mount("fuse", options, flags, read_only=True)
+        return device, linux.detached_mount("fuse", options, flags, read_only=read_only)
     except BaseException:
         os.close(device)
         raise
@@ -92,7 +92,11 @@ def mount() -> tuple[int, int]:
 def serve(device: int, tree: Tree) -> None:
     """Answer what Linux asks at *device* until the file system is gone; closes it then. A thread's whole
     work."""
-    server = Server(tree)
+    serve_by(device, Server(tree))
+
+
+def serve_by(device: int, server: "Server") -> None:
+    """As `serve`, by a *server* of the caller's."""
     try:
         while True:
             try:
@@ -107,6 +111,11 @@ def serve(device: int, tree: Tree) -> None:
                     raise  # ENOENT: the one who asked gave up meanwhile
     finally:
         os.close(device)
+
+
+def refuse(unique: int, number: int) -> bytes:
+    """The answer to request *unique* that it failed with error *number*."""
+    return _OUT.pack(_OUT.size, -number, unique)
 
 
 class Server:
@@ -139,8 +148,8 @@ class Server:
 
     def handle(self, request: bytes) -> bytes | None:
         """The answer to *request*, if it gets one."""
-        _, opcode, unique, node, *_ = _IN.unpack_from(request)
-        body = request[_IN.size :]
+        _, opcode, unique, node, *_ = HEADER.unpack_from(request)
+        body = request[HEADER.size :]
         if opcode in _SILENT:
             self._forget(opcode, node, body)
             return None
@@ -157,7 +166,7 @@ class Server:
         major, minor, read_ahead, _ = struct.unpack_from("<4I", body)
         if major != 7:
             raise OSError(errno.EPROTO, "an unknown version of FUSE")
-        return _INIT_OUT.pack(7, min(minor, 31), read_ahead, 0, 8, 6, 4096, 1, 0, 0, 0)
+        return INIT_OUT.pack(7, min(minor, 31), read_ahead, 0, 8, 6, 4096, 1, 0, 0, 0)
 
     def _lookup(self, node: int, body: bytes) -> bytes:
         name = os.fsdecode(body.rstrip(b"\0"))
@@ -191,7 +200,7 @@ class Server:
     def _attributes(self, node: int) -> bytes:
         found = self._tree.attributes(self._paths[node])
         links = 2 if stat.S_ISDIR(found.mode) else 1
-        return _ATTRIBUTES.pack(node, found.size, 0, 0, 0, 0, 0, 0, 0, found.mode, links, 0, 0, 0, 4096, 0)
+        return ATTRIBUTES.pack(node, found.size, 0, 0, 0, 0, 0, 0, 0, found.mode, links, 0, 0, 0, 4096, 0)
 
     def _handle(self) -> int:
         self._next_handle += 1

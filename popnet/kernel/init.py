@@ -13,6 +13,7 @@ request has an `id`:
     spawn   ... pidfd=true                                spawned id pid + pidfd, last
     spawn   id argv env cwd terminal=[cols, rows]         spawned id pid + pty     | error ...
     measure id settings + start answer                    spawned id pid (+ pidfd) | error ...
+    files   id + the worker's end of its channel          spawned id pid           | error ...
     pty     id name                                       pty id path + master slave
     signal  id signal                                     (none: the process may be gone)
     sshd    host_key authorized_keys environ + listener   (none)
@@ -27,19 +28,21 @@ The ssh server is started like a service of inetd: init listens, and forks it on
 """
 
 import contextlib
+import errno
 import os
 import select
 import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 from popnet.core import limits
-from popnet.kernel import jitter, linux, realtime, rootfs, viewmounts
+from popnet.kernel import filewire, filework, jitter, linux, realtime, rootfs, viewmounts
 from popnet.program.greeting import SOCKET_PATH
 from popnet.transport.handover import receive_packet, send_packet
 from popnet.tty import pty, sshd
@@ -63,6 +66,8 @@ class InitPlan:
         file_system: shows its partition in /proc and /sys (`viewmounts`); None with *views*: by plain files.
         views: whether they show it at all.
         alone: the CPUs that the kernel has alone, if it does.
+        shares_files: whether it has a /io for others.
+        remote_files: the file system to mount on /io.
     """
 
     root: rootfs.RootPlan
@@ -75,12 +80,14 @@ class InitPlan:
     file_system: int | None = None
     views: bool = False
     alone: tuple[int, ...] = ()
+    shares_files: bool = False
+    remote_files: int | None = None
 
 
 def run(channel: socket.socket, plan: InitPlan) -> NoReturn:
     """Be init; never returns."""
     try:
-        kept = (channel.fileno(), plan.user_namespace, plan.file_system)
+        kept = (channel.fileno(), plan.user_namespace, plan.file_system, plan.remote_files)
         linux.close_descriptors([fd for fd in kept if fd is not None])
         _become_init(channel, plan)
         if plan.program:
@@ -101,8 +108,7 @@ def _become_init(channel: socket.socket, plan: InitPlan) -> None:
         if plan.alone:
             os.sched_setaffinity(0, plan.alone)
             refused = realtime.allow_in_process()
-        show = partial(viewmounts.show, file_system=plan.file_system) if plan.views else None
-        views = rootfs.build(plan.root, plan.mount_point, show)
+        views = rootfs.build(plan.root, plan.mount_point, partial(_show, plan))
         step = "init"
         go = receive_packet(channel)
         if go is None:  # "go": the daemon has put this process into its control group
@@ -126,6 +132,23 @@ def _become_init(channel: socket.socket, plan: InitPlan) -> None:
     except OSError as error:
         send_packet(channel, {"op": "failed", "step": step, "reason": str(error)})
         os._exit(1)
+
+
+def _show(plan: InitPlan, root: Path, base: Path) -> int | None:
+    """Put into place what the daemon shows in the root: files of an io kernel, and the partition."""
+    place = root / filewire.SHARED.lstrip("/")
+    if plan.shares_files or plan.remote_files is not None:
+        if place.is_symlink():
+            raise OSError(errno.ENOTDIR, f"{filewire.SHARED} of the image is a link, not a directory")
+        place.mkdir(mode=0o777, exist_ok=True)
+    if plan.shares_files:
+        place.chmod(0o1777)
+    if plan.remote_files is not None:
+        linux.move_mount(plan.remote_files, place)
+        safe = linux.MS_NOSUID | linux.MS_NODEV  # the io kernel is not trusted with either
+        linux.mount("none", place, "", linux.MS_BIND | linux.MS_REMOUNT | safe)
+        os.close(plan.remote_files)
+    return viewmounts.show(root, base, plan.file_system) if plan.views else None
 
 
 def _listen_for_programs() -> socket.socket:
@@ -198,6 +221,8 @@ class _Init:
                     self._spawn(request, fds)
                 case "measure":
                     self._measure(request, fds)
+                case "files":
+                    self._serve_files(request, fds)
                 case "pty":
                     self._open_pty(request)
                 case "signal":
@@ -251,6 +276,19 @@ class _Init:
 
     def _measure(self, request: dict[str, Any], fds: list[int]) -> None:
         """Fork a child that measures this kernel's CPUs; no program of the root is needed for it."""
+        self._fork(request, "jitter", lambda: jitter.run(request["settings"], *fds))
+
+    def _serve_files(self, request: dict[str, Any], fds: list[int]) -> None:
+        """Fork the worker that does what other kernels ask of this one's files."""
+
+        def work() -> None:
+            with socket.socket(fileno=fds[0]) as channel:
+                filework.run(channel, filewire.SHARED)
+
+        self._fork(request, "io files", work)
+
+    def _fork(self, request: dict[str, Any], name: str, work: Callable[[], None]) -> None:
+        """Fork a child that does *work* and ends, and knows no channel of init's."""
         try:
             pid = os.fork()
         except OSError as error:
@@ -258,13 +296,14 @@ class _Init:
             return
         if pid == 0:
             try:
-                linux.set_process_name("jitter")
+                linux.set_process_name(name)
+                self._channel.close()
                 linux.die_with_parent()
                 os.setsid()
                 signal.set_wakeup_fd(-1)
                 for number in (signal.SIGCHLD, *_SHUTDOWN_SIGNALS, signal.SIGINT):
                     signal.signal(number, signal.SIG_DFL)
-                jitter.run(request["settings"], *fds)
+                work()
             finally:
                 os._exit(0)
         self._spawned(request, pid, ())

@@ -89,6 +89,10 @@ class InitClient:
         """Start a measurement with `jitter.run`: *pipes* are where it is told to start, and answers."""
         return await self._start({"op": "measure", "settings": dict(settings)}, pipes, fifo)
 
+    async def serve_files(self, channel: int) -> Program:
+        """Start the worker of this kernel's files, with *channel* as its end of its socket."""
+        return await self._start({"op": "files"}, (channel,), None)
+
     async def _start(self, request: dict[str, Any], fds: Sequence[int], fifo: int | None) -> Program:
         if fifo is not None:
             request["pidfd"] = True

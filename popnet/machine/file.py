@@ -135,6 +135,7 @@ def load_image(directory: str) -> Image:
         origin=section.origin,
         description=section.description,
         isolated=section.isolated,
+        files=section.files,
     )
 
 

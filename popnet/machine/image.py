@@ -13,6 +13,9 @@ ROOTS: Final = {
     "cpio": "a cpio archive as Linux boots it, unpacked once and kept, copy-on-write",
 }
 
+FILES: Final = ("serve", "use")
+"""What a kernel may do with the files of io kernels."""
+
 SOURCED: Final = ("directory", "tar", "squashfs", "cpio")
 """Roots that come from a file or directory, which the manifest names."""
 
@@ -36,6 +39,7 @@ class Image:
         path: its directory.
         source: absolute path of the file or directory that its root comes from; "" if there is none.
         sha256: what the digest of that file must be, in hexadecimal; None if nobody says.
+        files: one of FILES: its kernels `serve` their /io to others, or `use` that of one; "" is neither.
         isolated: its kernels have their cores alone, and may have real-time priorities.
         origin, description: where it came from, and what it is, for people.
     """
@@ -54,3 +58,4 @@ class Image:
     origin: str = ""
     description: str = ""
     isolated: bool = False
+    files: str = ""

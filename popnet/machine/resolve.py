@@ -343,6 +343,7 @@ def _spec(
         cpus=cpus,
         cores=0.0 if image.isolated else cores,
         isolated=image.isolated,
+        files=image.files,
         memory_bytes=parameters.memory_bytes,
         mtu=section.mtu or machine.mtu,
         offload=section.offload,

@@ -15,7 +15,7 @@ from popnet.core.limits import CPUS_MAX, KERNELS_MAX, MEMORY_MIN, MTU_MAX, MTU_M
 from popnet.machine import names
 from popnet.machine.devices import DEVICES_ALLOWED, Device, parse_devices
 from popnet.machine.faults import DIRECTIONS, FLAPS_MAX
-from popnet.machine.image import KINDS, ROOTS
+from popnet.machine.image import FILES, KINDS, ROOTS
 from popnet.machine.impairment import (
     DISTRIBUTIONS,
     DURATION_MAX_NS,
@@ -541,6 +541,9 @@ class ImageSection(Section):
     append: Append = Field(default="", description="Boot parameters of every kernel that runs it.")
     isolated: Boolean = Field(
         default=False, description="Its kernels have their cores alone, and may use SCHED_FIFO."
+    )
+    files: Annotated[str, _one_of(*FILES), WithJsonSchema({"enum": list(FILES)})] = Field(
+        default="", description="serve: /io is for other kernels; use: /io is that of an io kernel."
     )
     description: Word = Field(default="", description="One line for people.")
     origin: Word = Field(default="", description="Where it came from, for people.")

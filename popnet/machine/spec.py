@@ -44,6 +44,7 @@ class KernelSpec:
         devices: names below /dev of the devices it has, beside those that every kernel has.
         restart: whether it boots again when it ended by itself: one of `restart.POLICIES`.
         hidden_pci: (vendor, device) of the PCI devices that it does not see.
+        files: `serve`, `use`, or "": what it does with /io, as its image says.
         isolated: it has its CPUs alone; its daemon runs elsewhere, and `cores` is 0, as that must not spin.
         groups: the only groups that its programs may join; None: all, or none if `services` are listed.
     """
@@ -74,6 +75,7 @@ class KernelSpec:
     restart: str = "never"
     groups: tuple[str, ...] | None = None
     isolated: bool = False
+    files: str = ""
 
 
 @dataclass(frozen=True, slots=True)

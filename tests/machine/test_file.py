@@ -276,7 +276,7 @@ def test_file_that_is_not_utf8(tmp_path: Path) -> None:
         ),
         (
             "kernels: {k1: {image: xyz}}",
-            "m.yaml:3:23: kernels.k1.image: no image 'xyz'; allowed: full, light, rt; look",
+            "m.yaml:3:23: kernels.k1.image: no image 'xyz'; allowed: compute, full, io, light, rt; look",
         ),
         (
             "kernels: {k1: {image: light, ssh: true}}",
