@@ -378,6 +378,28 @@ class Kernel:
         query = urlencode({key: value for key, value in asked.items() if value is not None})
         return dict(await self.machine._post(f"{self._path}/load?{query}"))
 
+    async def update(
+        self,
+        *,
+        cpus: str | None = None,
+        memory: str | None = None,
+        devices: str | None = None,
+        giver: str | None = None,
+    ) -> list[dict[str, Any]]:
+        """Gives it another partition while it runs; the rows of the kernels that changed.
+
+        Args:
+            cpus: "+3", "-2-3", or exactly "0-1".
+            memory: "+512M", "-256M", "1G", or "none".
+            devices: "+loop0,-loop1".
+            giver: the kernel that gives what is added, in one step.
+
+        Raises IllegalState, Refused; then nothing has changed.
+        """
+        asked = {"cpus": cpus, "memory": memory, "devices": devices, "from": giver}
+        body = {key: value for key, value in asked.items() if value is not None}
+        return list(await self.machine._post(self._path + "/update", body))
+
     async def unload(self) -> dict[str, Any]:
         """Takes its partition back; its row. It must not run. Raises IllegalState."""
         return dict(await self.machine._post(self._path + "/unload"))

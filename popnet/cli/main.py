@@ -40,6 +40,7 @@ VERBS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "kill": ("popnet.cli.kernels", "Stop a kernel at once, as a power failure would."),
         "load": ("popnet.cli.kernels", "Give a kernel its partition, without booting it."),
         "unload": ("popnet.cli.kernels", "Take the partition of a kernel back that does not run."),
+        "update": ("popnet.cli.update", "Move CPUs, memory and devices of kernels that run."),
         "panic": ("popnet.cli.kernels", "Make a kernel panic, to try what happens then."),
         "hang": ("popnet.cli.kernels", "Make a kernel hang, to try what happens then."),
         "exec": ("popnet.cli.execute", "Run a command in a kernel."),

@@ -37,6 +37,7 @@ ROUTES: Final = (
         query=("image", "append"),
     ),
     Route("unload", "POST", _KERNEL + "/unload", "Take the partition of a kernel that does not run back"),
+    Route("update", "POST", _KERNEL + "/update", "Give a kernel that runs another partition", body="update"),
     Route("reboot", "POST", _KERNEL + "/reboot", "End a kernel in good order, and boot it"),
     Route("panic", "POST", _KERNEL + "/panic", "Have a kernel panic, to try what happens then"),
     Route("hang", "POST", _KERNEL + "/hang", "Have a kernel hang, to try what happens then"),
@@ -91,6 +92,15 @@ _BODIES: Final[dict[str, dict[str, Any]]] = {
                 " reorder, rate, limit, match, seed, as in the machine file",
             },
             "flap": {"type": "object", "description": "for flap: down, up (durations), times"},
+        },
+    },
+    "update": {
+        "type": "object",
+        "properties": {
+            "cpus": {"type": "string", "description": "+LIST, -LIST or LIST, such as +3"},
+            "memory": {"type": "string", "description": "+SIZE, -SIZE, SIZE or none, such as 1G"},
+            "devices": {"type": "string", "description": "+NAME or -NAME, joined by commas"},
+            "from": {"type": "string", "description": "the kernel that gives what is added"},
         },
     },
     "plan": {

@@ -137,6 +137,9 @@ class _Api:
     async def unload(self, request: web.Request) -> web.StreamResponse:
         return web.json_response(self._service.unload(_name(request)))
 
+    async def update(self, request: web.Request) -> web.StreamResponse:
+        return web.json_response(await self._service.update(_name(request), await _body(request)))
+
     async def reboot(self, request: web.Request) -> web.StreamResponse:
         return web.json_response(await self._service.reboot(_name(request)))
 

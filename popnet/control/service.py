@@ -73,6 +73,9 @@ class Service(Protocol):
     def unload(self, name: str) -> dict[str, Any]:
         """Its row, offline. Raises IllegalState."""
 
+    async def update(self, name: str, request: dict[str, Any]) -> list[dict[str, Any]]:
+        """The rows of the kernels whose partitions have changed. Raises IllegalState, Refused."""
+
     async def reboot(self, name: str) -> dict[str, Any]:
         """As `boot`. Raises IllegalState, BootFailed."""
 

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from popnet.machine.views import memory_parts
+
 ROOT: Final = Path("/sys/fs/cgroup")
 SETTLED: Final = "popnet-primary"
 """Where the primary moves in a group that was delegated to it."""
@@ -47,6 +49,15 @@ class Group:
             missing.append("memory")
         return missing
 
+    def unlimit_memory(self) -> None:
+        """Let it have as much memory as there is."""
+        directory = self.directories.get("memory")
+        if directory is not None:
+            names = ("memory.memsw.limit_in_bytes", "memory.limit_in_bytes")
+            for name, text in (("memory.max", "max"), *((name, "-1") for name in names)):
+                if (directory / name).exists():
+                    _write(directory / name, text)
+
     def add(self, pid: int) -> None:
         """Move process *pid*, and so all that it will start, into the group."""
         for directory in set(self.directories.values()):
@@ -59,6 +70,15 @@ class Group:
             if directory is not None and (directory / name).exists():
                 return int((directory / name).read_text())
         return None
+
+    def memory_held(self) -> int | None:
+        """Bytes of it that it cannot give back at once: what Linux caches of files goes. None: not
+        counted."""
+        used, text = self.memory_used(), self.memory_stat()
+        if used is None or text is None:
+            return None
+        parts = memory_parts(text)
+        return max(0, used - parts.get("inactive_file", 0) - parts.get("active_file", 0))
 
     def memory_stat(self) -> str | None:
         """What that memory is made of (`memory.stat`), or None if the host does not count it."""

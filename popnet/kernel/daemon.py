@@ -21,7 +21,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 from typing import Any, Final
 
@@ -32,6 +32,7 @@ from popnet.kernel import fuse, init, linux, namespaces, realtime
 from popnet.kernel.bootconfig import BootConfig
 from popnet.kernel.cgroup import Group
 from popnet.kernel.console import Console
+from popnet.kernel.devicemounts import DeviceMounts
 from popnet.kernel.fileservice import FileService
 from popnet.kernel.impairservice import ImpairService, apply_all
 from popnet.kernel.initclient import InitClient
@@ -39,6 +40,7 @@ from popnet.kernel.jitter import JitterService
 from popnet.kernel.links import Links, SendOffer
 from popnet.kernel.modes import Modes
 from popnet.kernel.outofmemory import OutOfMemory
+from popnet.kernel.partitionservice import PartitionService
 from popnet.kernel.programs import Programs
 from popnet.kernel.remotefiles import RemoteFiles
 from popnet.kernel.services import ExecService, WatchService, serve_dial
@@ -46,6 +48,7 @@ from popnet.kernel.timeline import Timeline
 from popnet.kernel.trace import TraceService
 from popnet.kernel.views import REFRESH_S, Partition, PartitionTree, Views
 from popnet.machine import cmdline
+from popnet.machine.devices import SHARED
 from popnet.machine.units import approximate_size, format_cpus
 from popnet.message.endpoint import Endpoint
 from popnet.message.kinds import Kind
@@ -110,7 +113,8 @@ def prepare(config: BootConfig, group: Group, timeline: Timeline) -> Prepared:
         views, file_system = _file_system()
         files, remote_files = fuse.mount(read_only=False) if config.kernel.files == "use" else (None, None)
         plan = init.InitPlan(
-            root=config.root,
+            # The others come when the mounts are locked, so that they can go again.
+            root=replace(config.root, devices=tuple(name for name in config.root.devices if name in SHARED)),
             mount_point=config.mount_point,
             user_namespace=user_namespace,
             hostname=config.kernel.hostname,
@@ -178,9 +182,9 @@ class Daemon:
         self.links.endpoint = self.endpoint
         self.modes = Modes(config.kernel.cores, lambda: self.links.linked, self.endpoint.poll)
         self.links.on_link = self.modes.apply
-        if self.modes.spin_max_us:
-            self.endpoint.look, self.endpoint.looks = self._look, self._looks
+        self.endpoint.look, self.endpoint.looks = self._look, self._looks
         self.init = InitClient(prepared.channel, prepared.init_pid, self._init_exited)
+        self.devices = DeviceMounts(self.init, config.root.devices)
         self._on_exit = on_exit
         self._group = prepared.group
         self._memory: OutOfMemory | None = None
@@ -226,6 +230,7 @@ class Daemon:
             step = "root"
             await self.init.wait_ready()
             await self._show_views()
+            await self.devices.set(kernel.devices)
             self.timeline.done(step)
             for refused in (*self.init.refused, *self._refused):
                 self.say("warning", f"cores alone, but this host refuses: {refused}")
@@ -263,7 +268,7 @@ class Daemon:
         memory, self._memory = self._memory, None
         if memory is not None:
             memory.close()
-            limit = self.config.kernel.memory_bytes
+            limit = self.views.tree.partition.memory_bytes
             amount = f"all of its {approximate_size(limit)}" if limit else "all that there is"
             self.say("emerg", f"Out of memory: it has used {amount}")
             self._on_exit(OUT_OF_MEMORY)
@@ -370,6 +375,10 @@ class Daemon:
         self.endpoint.serve("inject", serve_inject)
         self.endpoint.serve("modes", self.modes.serve)
         self.endpoint.serve("impair", ImpairService(self._wire))
+        partition = PartitionService(
+            self._group, self.init.pid, self.views, self.modes, self.devices, self.say
+        )
+        self.endpoint.serve("partition", partition)
         self.endpoint.serve("watch", WatchService(self.endpoint))
         self.endpoint.serve("trace", TraceService(self.endpoint))
         if self._files is not None:
@@ -452,7 +461,8 @@ class Daemon:
 
     def _look(self) -> bool:
         """Spin for as long as the rings of messages have learnt that it pays; True: something came."""
-        return look(list(self.links.linked.values()), self.modes.spin_max_us)
+        spin_max_us = self.modes.spin_max_us
+        return bool(spin_max_us) and look(list(self.links.linked.values()), spin_max_us)
 
     def _looks(self) -> bool:
         """Whether that would spin at all."""

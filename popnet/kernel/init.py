@@ -15,6 +15,8 @@ request has an `id`:
     measure id settings + start answer                    spawned id pid (+ pidfd) | error ...
     files   id + the worker's end of its channel          spawned id pid           | error ...
     pty     id name                                       pty id path + master slave
+    device  id name + mount                               device id                | error ...
+    device  id name (without: take it away)               device id                | error ...
     signal  id signal                                     (none: the process may be gone)
     sshd    host_key authorized_keys environ + listener   (none)
     shutdown grace_s                                      (init exits when all processes have)
@@ -225,6 +227,8 @@ class _Init:
                     self._serve_files(request, fds)
                 case "pty":
                     self._open_pty(request)
+                case "device":
+                    self._device(request, fds)
                 case "signal":
                     self._signal(request)
                 case "sshd":
@@ -318,6 +322,21 @@ class _Init:
         self._tell({"op": "pty", "id": request["id"], "path": path}, (master, slave))
         os.close(master)
         os.close(slave)
+
+    def _device(self, request: dict[str, Any], fds: list[int]) -> None:
+        path = Path("/dev", request["name"])
+        try:
+            if fds:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.touch(0o444)
+                linux.move_mount(fds[0], path)
+            else:
+                linux.unmount(path, linux.MNT_DETACH)
+                path.unlink()
+        except OSError as error:
+            self._tell({"op": "error", "id": request["id"], "code": "refused", "message": str(error)})
+        else:
+            self._tell({"op": "device", "id": request["id"]})
 
     def _signal(self, request: dict[str, Any]) -> None:
         """Signal a program and what it started: its process group. What cannot be done is left alone."""

@@ -125,6 +125,20 @@ class InitClient:
         answer, (master, slave) = await self._ask({"op": "pty", "name": name}, ())
         return answer["path"], master, slave
 
+    async def mount_device(self, name: str, mount: int) -> None:
+        """Have the device of the descriptor *mount* (`linux.clone_mount`) in the kernel's /dev. Raises
+        Refused."""
+        await self._ask_device({"op": "device", "name": name}, (mount,))
+
+    async def unmount_device(self, name: str) -> None:
+        """Take a device out of the kernel's /dev that `mount_device` put there. Raises Refused."""
+        await self._ask_device({"op": "device", "name": name}, ())
+
+    async def _ask_device(self, request: dict[str, Any], fds: Sequence[int]) -> None:
+        answer, _ = await self._ask(request, fds)
+        if answer["op"] == "error":
+            raise by_code(answer["code"], answer["message"])
+
     def serve_ssh(
         self, listener: int, host_key: str, authorized_keys: str, shell: str, environ: Mapping[str, str]
     ) -> None:

@@ -43,6 +43,7 @@ _MOUNT_READ_ONLY: Final = 1 | 2 | 4 | 8  # and no set-user-id, no devices, no pr
 _FSCONFIG_FLAG, _FSCONFIG_STRING, _FSCONFIG_CREATE = 0, 1, 6
 _CLOSE_ON_EXEC: Final = 1
 # Numbers of system calls from 424 on are the same on every architecture.
+_OPEN_TREE, _OPEN_TREE_CLONE = 428, 1
 _MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT = 429, 430, 431, 432
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -105,6 +106,15 @@ def detached_mount(
         return int(root)
     finally:
         os.close(context)
+
+
+def clone_mount(path: Path | str) -> int:
+    """open_tree(2): another mount of what is at *path*, mounted nowhere yet: a descriptor for
+    `move_mount`."""
+    flags = _OPEN_TREE_CLONE | os.O_CLOEXEC
+    root = _libc.syscall(_OPEN_TREE, _AT_FDCWD, os.fsencode(path), flags)
+    _check(root, f"clone the mount of {path}")
+    return int(root)
 
 
 def move_mount(root: int, target: Path | str) -> None:

@@ -60,6 +60,23 @@ class Modes:
         self._chosen: dict[tuple[int, int], Mode] = {}
         self._default: dict[int, Mode] = dict.fromkeys(range(len(RINGS)), DEFAULT_MODE)
 
+    def set_cores(self, cores: float) -> None:
+        """The kernel owns so many from now on. Where it may no longer poll, it waits as adaptive does."""
+        spin_max_us = SPIN_MAX_US if cores >= 1 else 0
+        if spin_max_us == self.spin_max_us:
+            return
+        self.spin_max_us = spin_max_us
+        if not spin_max_us:
+            self._chosen = {key: _unspun(mode) for key, mode in self._chosen.items()}
+            self._default = {ring: _unspun(mode) for ring, mode in self._default.items()}
+        if self.pump is not None:
+            self.pump.set_mode(None, self._default[FRAMES], spin_max_us)
+            for (kid, ring), mode in self._chosen.items():
+                if ring == FRAMES:
+                    self.pump.set_mode(kid, mode, spin_max_us)
+        for peer, link in self._links().items():
+            self.apply(peer, link)
+
     def of(self, kid: int, ring: int) -> Mode:
         """How *ring* of the link to *kid* is waited at, if there is one."""
         return self._chosen.get((kid, ring), self._default[ring])
@@ -105,6 +122,10 @@ class Modes:
         if mode is not None:
             self.set(mode, peer, ring)
         await stream.close({"modes": self.table()})
+
+
+def _unspun(mode: Mode) -> Mode:
+    return "adaptive" if mode == "poll" else mode
 
 
 def parameters_of(params: Mapping[str, Any]) -> tuple[Mode | None, int | None, int | None]:

@@ -57,7 +57,7 @@ class Permits:
     def may_see(self, notice: Notice) -> bool:
         """Whether a program may learn of this change: of every kernel, and of the services that it may
         use."""
-        if notice.change in (Change.KERNEL_UP, Change.KERNEL_DOWN):
+        if notice.change not in (Change.SERVICE_UP, Change.SERVICE_DOWN):
             return True
         mine = self._allowed is None or notice.name in self._allowed
         return mine and notice.name not in KERNEL_SERVICES

@@ -47,6 +47,7 @@ from popnet.kernel.secondary import GRACE_S
 from popnet.kernel.supervision import Supervision
 from popnet.kernel.switchboard import Switchboard
 from popnet.kernel.timeline import Timeline
+from popnet.kernel.updates import Updates
 from popnet.machine import states
 from popnet.machine.image import Image
 from popnet.machine.spec import MachineSpec
@@ -121,6 +122,13 @@ class Primary:
             self._roster, directory, links.heartbeat, self._lives.boot, self._event
         )
         self._lives.on_change = self._supervision.state_changed
+        self._updates = Updates(
+            self._roster,
+            lambda kid, params: endpoint.open(kid, "partition", params),
+            registry.changed,
+            self._event,
+        )
+        self.update = self._updates.update
         # The rest of the Service is that of two parts.
         answers = Answers(self._roster, endpoint, registry)
         self.kernels, self.timeline, self.log = answers.kernels, answers.timeline, answers.log

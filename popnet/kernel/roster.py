@@ -85,7 +85,7 @@ class Roster:
     def check(self, kernel: Entry) -> None:
         """Raises IllegalState or Refused if *kernel* cannot be given its partition now."""
         states.handle(kernel.life, states.Load(), 0.0)  # whether it may be loaded at all comes first
-        check_load(self.machine, kernel.spec, self._holders())
+        check_load(self.machine, kernel.spec, self.holders())
 
     def to_load(self, name: str, image: str | None, append: str | None) -> Entry:
         """The kernel *name*, which can be given its partition now: with *image* or *append* it is what these
@@ -98,6 +98,11 @@ class Roster:
         if known is not None:
             states.handle(known.life, states.Load(), 0.0)  # as in `check`
         return self._redefine(name, known, image, append)
+
+    def respec(self, kernel: Entry, spec: KernelSpec) -> None:
+        """*kernel* is what *spec* says, until it is unloaded."""
+        kernel.spec = spec
+        self._place(kernel)
 
     def restore(self, kernel: Entry) -> None:
         """Have *kernel*, which has no partition any more, be again what the machine file says; one that is
@@ -121,7 +126,7 @@ class Roster:
             raise Refused(f"not a kernel's name: {error}") from None
         chosen = self._image(image) if image is not None else known.image if known else self._image("full")
         words = known.spec.append if append is None and known is not None else append or ""
-        spec = loaded_spec(self.machine, name, chosen, words, self._holders())
+        spec = loaded_spec(self.machine, name, chosen, words, self.holders())
         if known is None:
             known = Entry(spec, chosen, Journal(limits.LOG_LINES_MAX), [], states.Life(name))
             self.by_kid[spec.kid] = known
@@ -152,7 +157,7 @@ class Roster:
             raise Refused(f"no image {name!r}{suggestion(name, found)}", "Or give the path of its directory.")
         return load_image(found[name])
 
-    def _holders(self) -> list[KernelSpec]:
+    def holders(self) -> list[KernelSpec]:
         """Those that have a partition now."""
         without = (KernelState.OFFLINE, KernelState.FAILED)
         return [kernel.spec for kernel in self if kernel.life.state not in without]

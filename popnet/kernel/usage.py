@@ -69,6 +69,12 @@ def _owner(process: Process, owners: Mapping[int, str], found: Mapping[int, Proc
     return None
 
 
+def descendants(pid: int) -> list[int]:
+    """*pid*, and all processes that descend from it now."""
+    found = {process.pid: process for process in processes()}
+    return [other for other in found if _owner(found[other], {pid: ""}, found) is not None]
+
+
 def measure(daemons: Mapping[str, int]) -> dict[str, tuple[float, int]]:
     """`usage` of the processes that there are now."""
     return usage(daemons, {process.pid: process for process in processes()})

@@ -13,7 +13,20 @@ PRIMARY: Final = "primary"
 """The name of kernel 0, always."""
 
 KERNEL_SERVICES: Final = frozenset(
-    {"exec", "dial", "capture", "inject", "tty", "trace", "modes", "watch", "impair", "jitter", "io.files"}
+    {
+        "exec",
+        "dial",
+        "capture",
+        "inject",
+        "tty",
+        "trace",
+        "modes",
+        "watch",
+        "impair",
+        "partition",
+        "jitter",
+        "io.files",
+    }
 )
 """Services of the kernels themselves: programs inside kernels neither use nor offer them. Whoever could open
 another kernel's `exec` would be root in it."""

@@ -1,12 +1,12 @@
 """The life of one kernel: which moves are legal, what each entails, and what to do instead of an illegal one.
 
 Theory of operation. `handle` takes what is known of a kernel and one event, and returns what is known
-afterwards and what has to be done; it does nothing itself. Users cause `Load`, `Start`, `Stop` and `Unload`;
-a wrong one raises IllegalState, whose hint names the right one. The host causes `Online`, `StepFailed` and
-`Died`, in any order that processes can end in: a kernel that crashes while it boots may be reported twice,
-one that is told to stop may come online first, and a check-in may be read after the death that followed it.
-Such reports are legal where the table has them, and those of an earlier generation are ignored everywhere;
-any other is our own bug.
+afterwards and what has to be done; it does nothing itself. Users cause `Load`, `Start`, `Stop`, `Unload` and
+`Update`; a wrong one raises IllegalState, whose hint names the right one. The host causes `Online`,
+`StepFailed` and `Died`, in any order that processes can end in: a kernel that crashes while it boots may be
+reported twice, one that is told to stop may come online first, and a check-in may be read after the death
+that followed it. Such reports are legal where the table has them, and those of an earlier generation are
+ignored everywhere; any other is our own bug.
 
 A generation is one incarnation: it counts from 1 and grows at each `Start`. Who talks to an old one is
 refused.
@@ -31,6 +31,7 @@ class KernelState(Enum):
     offline   Died         offline   -  (reported twice)
     loaded    Start        starting  Boot
     loaded    Unload       offline   -
+    loaded    Update       loaded    -
     loaded    Online       loaded    -  (too late)
     loaded    StepFailed   loaded    -  (reported twice)
     loaded    Died         loaded    -  (reported twice)
@@ -39,6 +40,7 @@ class KernelState(Enum):
     starting  Died         failed    CleanUp
     starting  Stop         stopping  Terminate
     online    Stop         stopping  Terminate
+    online    Update       online    -
     online    Died         failed    CleanUp
     stopping  Online       stopping  -  (too late)
     stopping  StepFailed   offline   CleanUp
@@ -85,6 +87,11 @@ class Unload:
 
 
 @dataclass(frozen=True, slots=True)
+class Update:
+    """Give it another partition than it has."""
+
+
+@dataclass(frozen=True, slots=True)
 class Online:
     """It has checked in, and its init runs."""
 
@@ -108,7 +115,7 @@ class Died:
     reason: str
 
 
-Event = Load | Start | Stop | Unload | Online | StepFailed | Died
+Event = Load | Start | Stop | Unload | Update | Online | StepFailed | Died
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +178,9 @@ def handle(life: Life, event: Event, now_s: float) -> tuple[Life, list[Command]]
             return _move(life, KernelState.STOPPING, now_s, reason), [Terminate(life.generation)]
         case Unload() if state in (KernelState.LOADED, KernelState.FAILED):
             return _move(life, KernelState.OFFLINE, now_s), []
-        case Load() | Start() | Stop() | Unload():
+        case Update() if state in (KernelState.LOADED, KernelState.ONLINE):
+            return life, []
+        case Load() | Start() | Stop() | Unload() | Update():
             verb = type(event).__name__.lower()
             message = f"cannot {verb} kernel {life.name}: it is {state.value}"
             raise IllegalState(message, hint=_INSTEAD[type(event), state].format(name=life.name))
@@ -231,5 +240,9 @@ _INSTEAD: Final[dict[tuple[type[Event], KernelState], str]] = {
     (Unload, KernelState.STARTING): _KILL_FIRST,
     (Unload, KernelState.ONLINE): _KILL_FIRST,
     (Unload, KernelState.STOPPING): _WAIT_STOPPED,
+    (Update, KernelState.OFFLINE): "It has no partition now; `popnet load {name}` gives it one.",
+    (Update, KernelState.STARTING): "It is booting; `popnet ps` shows when it is online.",
+    (Update, KernelState.STOPPING): _WAIT_STOPPED,
+    (Update, KernelState.FAILED): "It has no partition now; `popnet load {name}` gives it one.",
 }
 """What to do instead of each illegal move."""

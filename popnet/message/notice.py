@@ -13,6 +13,7 @@ class Change(Enum):
 
     KERNEL_UP = "kernel-up"
     KERNEL_DOWN = "kernel-down"
+    KERNEL_CHANGED = "kernel-changed"
     SERVICE_UP = "service-up"
     SERVICE_DOWN = "service-down"
 
@@ -41,7 +42,7 @@ class Notice:
         kid, generation: the kernel, or the one that serves.
         name: of the service; of a kernel, its own.
         version, port: of a service; 0 of a kernel. A service that is registered anew has a new port.
-        reason: of what went down.
+        reason: of what went down; of a kernel that changed, what of its partition did.
     """
 
     change: Change
@@ -55,7 +56,7 @@ class Notice:
     @property
     def subject(self) -> str:
         """What patterns are matched with: `kernel/NAME` or `service/NAME`."""
-        kernel = self.change in (Change.KERNEL_UP, Change.KERNEL_DOWN)
+        kernel = self.change not in (Change.SERVICE_UP, Change.SERVICE_DOWN)
         return f"{'kernel' if kernel else 'service'}/{self.name}"
 
     @property

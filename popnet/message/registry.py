@@ -24,7 +24,7 @@ are in it and to those that were in the one before.
 
 from collections import deque
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias, assert_never
 
 from popnet.core import limits
@@ -60,6 +60,14 @@ class Down:
 
 
 @dataclass(frozen=True, slots=True)
+class Changed:
+    """A kernel has another partition; the text says what of it changed."""
+
+    kid: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Blocked:
     """A Tell could not be sent: the kernel has missed something, and is told no more in this session."""
 
@@ -73,7 +81,7 @@ class Resume:
     kid: int
 
 
-Event: TypeAlias = Sync | Down | Blocked | Resume
+Event: TypeAlias = Sync | Down | Changed | Blocked | Resume
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +132,8 @@ class Registry:
                 return list(self._sync(event))
             case Down():
                 return list(self._down(event.kid, event.generation, event.reason))
+            case Changed():
+                return list(self._changed(event))
             case Blocked():
                 if event.kid in self._kernels:
                     self._kernels[event.kid].blocked = True
@@ -230,6 +240,12 @@ class Registry:
         yield from self._change(self._kernel_up(kid, kernel).down(reason))
         for group in kernel.groups:
             yield from self._change_view(group)
+
+    def _changed(self, event: Changed) -> Iterator[Tell]:
+        kernel = self._kernels.get(event.kid)
+        if kernel is not None:
+            up = self._kernel_up(event.kid, kernel)
+            yield from self._change(replace(up, change=Change.KERNEL_CHANGED, reason=event.text))
 
     # Telling
 

@@ -15,7 +15,7 @@ from popnet.message import codec
 from popnet.message.form import NAME_MAX, U32_MAX
 from popnet.message.kinds import Kind
 from popnet.message.notice import Notice
-from popnet.message.registry import Blocked, Down, Event, Registry, Resume, Sync, Tell
+from popnet.message.registry import Blocked, Changed, Down, Event, Registry, Resume, Sync, Tell
 
 if TYPE_CHECKING:
     from popnet.message.endpoint import Endpoint
@@ -42,6 +42,10 @@ class RegistryShell:
     def down(self, kid: int, generation: int, reason: str) -> None:
         """*generation* of kernel *kid* is dead; the first reason counts."""
         self._do(Down(kid, generation, reason))
+
+    def changed(self, kid: int, text: str) -> None:
+        """Kernel *kid* has another partition; *text* says what of it changed."""
+        self._do(Changed(kid, text))
 
     def services(self) -> list[Notice]:
         return self._machine.services()

@@ -24,6 +24,9 @@ class Watch:
         if self.seen is None or seq <= self.seen:
             return
         self.seen = seq
+        if notice.change is Change.KERNEL_CHANGED:
+            yield notice  # it is up, before and after
+            return
         if notice.change.up:
             self._up[notice.identity] = notice
         else:

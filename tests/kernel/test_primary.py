@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from popnet.core.errors import BootFailed, IllegalState, LinkViolation, NoSuchTerminal, PopnetError
+from popnet.core.errors import BootFailed, IllegalState, LinkViolation, NoSuchTerminal, PopnetError, Refused
 from popnet.kernel import primary as module
 from popnet.kernel.cgroup import Tree
 from popnet.kernel.configure import boot_config
@@ -27,6 +27,7 @@ from popnet.machine.host import Host
 from popnet.machine.search import image_search_path
 from popnet.message.endpoint import Endpoint
 from popnet.message.kinds import Kind
+from popnet.message.stream import Stream
 from popnet.transport.doorbell import create_doorbell
 from popnet.transport.handover import create_handover, receive_packet, send_packet
 
@@ -71,8 +72,17 @@ class FakeKernel:
         self.endpoint = Endpoint(self.kid, self.generation, self.bells[0], self.links.connect)
         self.links.endpoint = self.endpoint
         self.heard: list[Any] = []
+        self.partitions: list[dict[str, Any]] = []
+        self.refuses = ""
+        self.endpoint.serve("partition", self._partition)
         self.playing: asyncio.Task[Any] | None = None
         self._lab = lab
+
+    async def _partition(self, stream: Stream) -> None:
+        if self.refuses:
+            raise Refused(self.refuses)
+        self.partitions.append(dict(stream.params))
+        await stream.close({"missing": []})
 
     async def check_in(self) -> None:
         self.endpoint.start()

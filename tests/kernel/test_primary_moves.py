@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from popnet.core.errors import IllegalState, NoSuchKernel, Refused
+from popnet.message.notice import Change
 from tests.kernel.test_primary import Lab, lab, until
 
 __all__ = ["lab"]
@@ -23,6 +24,8 @@ LEGAL = {
     ("boot", "loaded"): "online",
     ("reboot", "online"): "online",
     ("kill", "online"): "offline",
+    ("update", "online"): "online",
+    ("update", "loaded"): "loaded",
     ("unload", "loaded"): "offline",
     ("unload", "failed"): "offline",
     ("crash", "online"): "failed",
@@ -36,8 +39,10 @@ MOVES = st.lists(
 )
 
 
-async def move(lab: Lab, verb: str, name: str) -> Any:
+async def move(lab: Lab, verb: str, name: str, memory: str) -> Any:
     """Do it, as the control API would."""
+    if verb == "update":
+        return await lab.primary.update(name, {"memory": memory})
     if verb == "crash":
         if lab.row(name)["state"] != "online":
             raise IllegalState("nothing to crash")
@@ -51,22 +56,27 @@ async def move(lab: Lab, verb: str, name: str) -> Any:
 
 async def play(lab: Lab, moves: Sequence[tuple[str, str]]) -> None:
     await lab.primary.start()
+    memory: dict[str, int | None] = dict.fromkeys(("k1", "k2"))
     states, generations = dict.fromkeys(("k1", "k2"), "online"), dict.fromkeys(("k1", "k2"), 1)
-    for verb, name in moves:
+    for turn, (verb, name) in enumerate(moves):
+        wanted = f"{64 + turn}M"
         expected = LEGAL.get((verb, states[name]))
         if expected is None:
             with pytest.raises(IllegalState) as caught:
-                await move(lab, verb, name)
+                await move(lab, verb, name, wanted)
             assert verb == "crash" or caught.value.hint, "it says what to do instead"
         else:
-            await move(lab, verb, name)
+            await move(lab, verb, name, wanted)
+            generations[name] += expected == "online" and verb != "update"
             states[name] = expected
-            generations[name] += expected == "online"
+            if verb in ("update", "unload"):
+                memory[name] = (64 + turn) << 20 if verb == "update" else None
         for other in states:
             assert (lab.row(other)["state"], lab.row(other)["generation"]) == (
                 states[other],
                 generations[other],
             )
+            assert lab.row(other)["memory_bytes"] == memory[other], "until it is unloaded"
     running = {kernel.kid for kernel in lab.kernels if kernel.process.poll() is None}
     assert running == {lab.row(name)["kid"] for name, state in states.items() if state == "online"}
 
@@ -153,3 +163,54 @@ async def test_panic_fails_the_kernel(lab: Lab) -> None:
     assert row["state"] == "failed"
     with pytest.raises(IllegalState, match="cannot make kernel k1 panic: it is failed"):
         await lab.primary.panic("k1")
+
+
+async def test_an_update_reaches_the_kernel_and_those_who_watch(lab: Lab) -> None:
+    await lab.primary.start()
+    told: list[Any] = []
+    lab.kernels[1].endpoint.watch("kernel/k1", told.append)
+    [row] = await lab.primary.update("k1", {"memory": "64M", "devices": "+null"})
+    assert row["memory_bytes"] == 64 << 20
+    [given_] = lab.kernels[0].partitions
+    assert (given_["memory_bytes"], given_["cpus"], given_["devices"]) == (
+        64 << 20,
+        [0],
+        ["net/tun", "fuse", "null"],
+    )
+    await until(lambda: bool(told) and told[-1].change is Change.KERNEL_CHANGED)
+    assert told[-1].reason == "memory no limit -> 64M, devices +null"
+
+
+async def test_a_move_that_one_of_them_refuses_changes_nothing(lab: Lab) -> None:
+    await lab.primary.start()
+    await lab.primary.update("k1", {"memory": "128M"})
+    await lab.primary.update("k2", {"memory": "128M"})
+    lab.kernels[1].refuses = "no"
+    with pytest.raises(Refused, match="cannot update kernel k2: no"):
+        await lab.primary.update("k2", {"memory": "+64M", "from": "k1"})
+    assert [lab.row(name)["memory_bytes"] for name in ("k1", "k2")] == [128 << 20] * 2
+    assert [given_["memory_bytes"] for given_ in lab.kernels[0].partitions] == [
+        128 << 20,
+        64 << 20,
+        128 << 20,
+    ]
+    lab.kernels[1].refuses = ""
+    rows = await lab.primary.update("k2", {"memory": "+64M", "from": "k1"})
+    assert [row["memory_bytes"] for row in rows] == [64 << 20, 192 << 20]
+
+
+@pytest.mark.parametrize(
+    ("request_", "reason"),
+    [
+        ({}, "nothing to update"),
+        ({"cpu": "1"}, "unknown key 'cpu'; allowed: cpus, devices, from, memory"),
+        ({"cpus": 3}, "cpus: got 3"),
+        ({"cpus": "+1"}, "has no CPU 1"),
+        ({"memory": "+1M", "from": "k1"}, "cannot give to itself"),
+    ],
+)
+async def test_requests_that_are_none(lab: Lab, request_: dict[str, Any], reason: str) -> None:
+    await lab.primary.start()
+    with pytest.raises(Refused, match=reason.replace("?", r"\?")):
+        await lab.primary.update("k1", request_)
+    assert lab.kernels[0].partitions == []

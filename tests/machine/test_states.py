@@ -22,10 +22,17 @@ from popnet.machine.states import (
     Stop,
     Terminate,
     Unload,
+    Update,
     handle,
 )
 
-USER: dict[str, Callable[[], Event]] = {"Load": Load, "Start": Start, "Stop": Stop, "Unload": Unload}
+USER: dict[str, Callable[[], Event]] = {
+    "Load": Load,
+    "Start": Start,
+    "Stop": Stop,
+    "Unload": Unload,
+    "Update": Update,
+}
 HOST: dict[str, Callable[[int], Event]] = {
     "Online": Online,
     "StepFailed": lambda generation: StepFailed(generation, "nic", "no TAP"),
@@ -51,7 +58,7 @@ def names(commands: list[Command]) -> str:
 
 
 def test_the_table_was_found() -> None:
-    assert len(TABLE) == 23
+    assert len(TABLE) == 25
     assert {state for state, _ in TABLE} == {state.value for state in KernelState}
 
 
