@@ -204,6 +204,20 @@ class Machine:
         """The plan that ran last: "running", "since_s" and "steps", each with "done"."""
         return dict(await self._get("/v1/faults"))
 
+    async def plan(self, file: str | os.PathLike[str]) -> dict[str, Any]:
+        """The "steps" that would make the machine what *file* says, and a "token" of file and machine as they
+        are now. Raises InvalidMachineFile, Refused."""
+        return dict(await self._post("/v1/plan", _file_body(file)))
+
+    async def apply(self, file: str | os.PathLike[str], *, token: str | None = None) -> dict[str, Any]:
+        """Makes the machine what *file* says, as one transaction; what `plan` shows, done.
+
+        With the *token* of a plan it is refused if the file or the machine have changed since. Raises
+        InvalidMachineFile, Refused: then the machine is as it was, or the text says what is not.
+        """
+        body = _file_body(file)
+        return dict(await self._post("/v1/apply", body if token is None else {**body, "token": token}))
+
     async def ssh_config(self) -> str:
         """Configuration for OpenSSH clients, a Host for each kernel."""
         return str(await self._get("/v1/ssh-config"))
@@ -339,6 +353,14 @@ class Wire:
     async def _do(self, op: str, direction: str, **more: Any) -> list[dict[str, Any]]:
         body = {"kernel": self.kernel, "peer": self.peer, "direction": direction, **more}
         return list(await self.machine._post(f"/v1/links/{op}", body))
+
+
+def _file_body(file: str | os.PathLike[str]) -> dict[str, Any]:
+    path = Path(file).absolute()
+    try:
+        return {"file": str(path), "text": path.read_text()}
+    except (OSError, UnicodeDecodeError) as error:
+        raise errors.InvalidMachineFile(f"machine file {path}: {error}") from None
 
 
 def _duration(seconds: float) -> str:

@@ -118,6 +118,7 @@ def _run_owned(
     notifier: Notifier,
     metrics: socket.socket | None,
 ) -> int:
+    whole = host.read_host()  # before this process keeps to its own CPUs
     try:
         namespaces.enter_machine()
     except OSError as error:
@@ -157,6 +158,7 @@ def _run_owned(
             config,
             timeline,
             image_roots,
+            whole,
         )
         nonlocal status
         watched = (started_at_s, progress, notifier, metrics)

@@ -25,6 +25,8 @@ _KERNEL: Final = "/v1/kernels/{kernel}"
 ROUTES: Final = (
     Route("machine", "GET", "/v1/machine", "The machine: its name, file, state, networks"),
     Route("down", "POST", "/v1/down", "Take the machine down, all kernels of it"),
+    Route("plan", "POST", "/v1/plan", "The steps from the machine to what a file says", body="file"),
+    Route("apply", "POST", "/v1/apply", "Do these steps, all or none", body="file"),
     Route("kernels", "GET", "/v1/kernels", "All kernels, by kid"),
     Route("kernel", "GET", _KERNEL, "One kernel"),
     Route("boot", "POST", _KERNEL + "/boot", "Boot a kernel, and wait until it is online"),
@@ -92,6 +94,15 @@ _BODIES: Final[dict[str, dict[str, Any]]] = {
                 " reorder, rate, limit, match, seed, as in the machine file",
             },
             "flap": {"type": "object", "description": "for flap: down, up (durations), times"},
+        },
+    },
+    "file": {
+        "type": "object",
+        "required": ["file", "text"],
+        "properties": {
+            "file": {"type": "string", "description": "path of the machine file"},
+            "text": {"type": "string", "description": "what it says"},
+            "token": {"type": "string", "description": "of a plan: refused if file or machine have changed"},
         },
     },
     "update": {

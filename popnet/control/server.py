@@ -118,6 +118,12 @@ class _Api:
         await self._service.down()
         return web.json_response({})
 
+    async def plan(self, request: web.Request) -> web.StreamResponse:
+        return web.json_response(await self._service.plan(await _body(request)))
+
+    async def apply(self, request: web.Request) -> web.StreamResponse:
+        return web.json_response(await self._service.apply(await _body(request)))
+
     async def kernels(self, request: web.Request) -> web.StreamResponse:
         return web.json_response(self._service.kernels())
 

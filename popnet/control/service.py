@@ -58,6 +58,13 @@ class Service(Protocol):
     def machine(self) -> dict[str, Any]:
         """name, file, state, pid, uptime_s, subnet, subnet6, run_dir, ..."""
 
+    async def plan(self, request: dict[str, Any]) -> dict[str, Any]:
+        """The "steps" from the machine to what the `text` of a `file` says, and their "token". Raises
+        InvalidMachineFile, Refused."""
+
+    async def apply(self, request: dict[str, Any]) -> dict[str, Any]:
+        """As `plan`, done. Raises InvalidMachineFile, Refused: then the machine is as it was."""
+
     def kernels(self) -> list[dict[str, Any]]:
         """A row a kernel, by kid: kid, name, image, state, generation, cpus, memory_bytes, ipv4, mac, ..."""
 

@@ -76,6 +76,10 @@ class Impairments:
         for way, impairment in impairments:
             self._enter(way, impairment)
 
+    def table(self) -> dict[Way, Impairment]:
+        """What is set."""
+        return dict(self._set)
+
     async def set(self, ways: Sequence[Way], impairment: Impairment) -> None:
         """Have *impairment* hold from now on instead of what held; the empty one clears."""
         if impairment.words().keys() == {"seed"}:

@@ -29,6 +29,7 @@ from popnet.core import limits
 from popnet.core.errors import IllegalState
 from popnet.kernel import logs
 from popnet.kernel.answers import Answers
+from popnet.kernel.applying import Applying
 from popnet.kernel.bootconfig import BootConfig
 from popnet.kernel.cgroup import Tree
 from popnet.kernel.credentials import Credentials
@@ -49,6 +50,7 @@ from popnet.kernel.switchboard import Switchboard
 from popnet.kernel.timeline import Timeline
 from popnet.kernel.updates import Updates
 from popnet.machine import states
+from popnet.machine.host import Host
 from popnet.machine.image import Image
 from popnet.machine.spec import MachineSpec
 from popnet.machine.states import KernelState
@@ -64,6 +66,7 @@ class Primary:
         loader: the channel to the loader.
         prepared, config, timeline: of kernel 0, which is in this process.
         image_roots: has the roots of images ready; the caller closes it.
+        host: what machine files are checked against that are applied; None: what this machine has of it.
 
     Attributes:
         on_event: called with each event as it happens.
@@ -81,6 +84,7 @@ class Primary:
         config: BootConfig,
         timeline: Timeline,
         image_roots: ImageRoots,
+        host: Host | None = None,
     ) -> None:
         self._ownership = ownership
         self._tree = tree
@@ -129,6 +133,15 @@ class Primary:
             self._event,
         )
         self.update = self._updates.update
+        applying = Applying(
+            self._roster,
+            self._lives,
+            self._updates,
+            self._impairments,
+            host,
+            lambda kind, text: self._event(kind, None, text),
+        )
+        self.plan, self.apply = applying.plan, applying.apply
         # The rest of the Service is that of two parts.
         answers = Answers(self._roster, endpoint, registry)
         self.kernels, self.timeline, self.log = answers.kernels, answers.timeline, answers.log

@@ -58,6 +58,7 @@ class Roster:
             )
             for spec in machine.kernels
         }
+        self._ended: dict[int, int] = {}
         self.names = {spec.kid: spec.name for spec in machine.kernels}
         self.kids = {spec.name: spec.kid for spec in machine.kernels}
 
@@ -111,12 +112,36 @@ class Roster:
             kernel.spec, kernel.image = kernel.origin
             self._place(kernel)
             return
+        self.forget(kernel)
+
+    def forget(self, kernel: Entry) -> None:
+        """*kernel*, which has no partition, is no longer there."""
         for terminal in kernel.terminals:
             terminal.close()
         kernel.log.close()
         kid, name = kernel.spec.kid, kernel.spec.name
+        self._ended[kid] = kernel.life.generation
         del self.by_kid[kid], self.names[kid], self.kids[name]
         self.machine = replace(self.machine, kernels=tuple(k for k in self.machine.kernels if k.name != name))
+
+    def define(self, spec: KernelSpec, image: Image) -> Entry:
+        """The kernel of that name, which is what these say from now on; a new one if it is not there, or has
+        another number. It does not run."""
+        known = self.by_kid[self.kids[spec.name]] if spec.name in self.kids else None
+        if known is not None and known.spec.kid != spec.kid:
+            self.forget(known)
+            known = None
+        return self._enter(known, spec, image)
+
+    def describe(self, machine: MachineSpec) -> None:
+        """The machine is shared, checked and impaired as *machine* says; its kernels are as they are."""
+        self.machine = replace(machine, name=self.machine.name, kernels=self.machine.kernels)
+
+    def adopt(self, machine: MachineSpec, images: Mapping[str, Image]) -> None:
+        """*machine* is what the machine file says from now on: what `restore` leads back to."""
+        self.describe(machine)
+        for spec in machine.kernels:
+            self.named(spec.name).origin = (spec, images[spec.image])
 
     def _redefine(self, name: str, known: Entry | None, image: str | None, append: str | None) -> Entry:
         """The kernel *name* with another image or command line; a new one if it is not *known*."""
@@ -127,11 +152,17 @@ class Roster:
         chosen = self._image(image) if image is not None else known.image if known else self._image("full")
         words = known.spec.append if append is None and known is not None else append or ""
         spec = loaded_spec(self.machine, name, chosen, words, self.holders())
+        return self._enter(known, spec, chosen)
+
+    def _enter(self, known: Entry | None, spec: KernelSpec, image: Image) -> Entry:
+        """The entry *known*, or a new one, as *spec* and *image* say."""
         if known is None:
-            known = Entry(spec, chosen, Journal(limits.LOG_LINES_MAX), [], states.Life(name))
+            # It counts on from the one that had its number: others remember which generations are dead.
+            life = states.Life(spec.name, generation=self._ended.get(spec.kid, 0))
+            known = Entry(spec, image, Journal(limits.LOG_LINES_MAX), [], life)
             self.by_kid[spec.kid] = known
-            self.names[spec.kid], self.kids[name] = name, spec.kid
-        known.spec, known.image = spec, chosen
+            self.names[spec.kid], self.kids[spec.name] = spec.name, spec.kid
+        known.spec, known.image = spec, image
         self._place(known)
         return known
 

@@ -60,7 +60,7 @@ class Updates:
             if giver is None:
                 new = self._decide(kernel, change)
                 await self.give(kernel, new)
-                await self._settle_cores()
+                await self.settle_cores()
                 return [self._roster.row(kernel)]
             other = self._roster.named(giver)
             if other is kernel:
@@ -77,7 +77,7 @@ class Updates:
         except PopnetError:
             await self.give(giver, before)
             raise
-        await self._settle_cores()
+        await self.settle_cores()
         return [self._roster.row(giver), self._roster.row(taker)]
 
     def _decide(
@@ -112,7 +112,7 @@ class Updates:
             if kernel.life.state is KernelState.ONLINE:
                 self._changed(spec.kid, text)
 
-    async def _settle_cores(self) -> None:
+    async def settle_cores(self) -> None:
         """A CPU that several kernels have is less than a core of each: tell those for whom that has changed
         whether they may spin."""
         cores = with_cores(self._roster.holders())

@@ -56,8 +56,10 @@ def loads(
     image_path: Sequence[str],
     file: str = "<text>",
     check_match: CheckMatch | None = None,
+    kids: Mapping[str, int] | None = None,
 ) -> MachineSpec:
-    """As `load`, of a *text* that came from *file*."""
+    """As `load`, of a *text* that came from *file*. Kernels in *kids* keep that number, unless the text gives
+    it to another or them another."""
     report = Report(file, read(text))
     top = report.section(FileSection, ())
     if top is None or not isinstance(report.document.data, dict):
@@ -77,7 +79,7 @@ def loads(
     for name in kernels:
         sections[name] = report.section(KernelSection, ("kernels", name)) or KernelSection()
     images = _images({PRIMARY: KernelSection(), **sections}, image_path, report)
-    spec, problems = resolve(top.name or "", file, machine, sections, images, host)
+    spec, problems = resolve(top.name or "", file, machine, sections, images, host, kids or {})
     wires = Wires([PRIMARY, *(name for name in sections if name != PRIMARY)], check_match)
     wires.links(top.links)
     wires.nics(top.nics)

@@ -59,9 +59,11 @@ def resolve(
     sections: Mapping[str, KernelSection],
     images: Mapping[str, Image],
     host: Host,
+    kept_kids: Mapping[str, int] | None = None,
 ) -> tuple[MachineSpec | None, list[Problem]]:
     """The machine that these *sections* of *file* describe on *host*, or None and what is wrong.
 
+    Kernels have the numbers *kept_kids*, unless a section gives it to another, or them another.
     *images* holds every image that a section names and that was found.
     """
     problems: list[Problem] = []
@@ -72,7 +74,7 @@ def resolve(
         image = images.get(section.image, _unknown_image(section.image))
         kernels[kernel_name] = _Kernel(kernel_name, path, section, appended, image)
         _check_kernel(kernels[kernel_name], problems)
-    kids = _kids(kernels, problems)
+    kids = _kids(kernels, kept_kids or {}, problems)
     resources = _resources(machine, host, problems)
     cpus = _cpus(kernels, machine, resources, problems)
     memory = _memory(kernels, machine, resources, problems)
@@ -130,7 +132,7 @@ def _check_kernel(kernel: _Kernel, problems: list[Problem]) -> None:
         problems.append(Problem((*kernel.path, "ssh"), text))
 
 
-def _kids(kernels: Mapping[str, _Kernel], problems: list[Problem]) -> dict[str, int]:
+def _kids(kernels: Mapping[str, _Kernel], kept: Mapping[str, int], problems: list[Problem]) -> dict[str, int]:
     """The kid of each kernel."""
     explicit = {PRIMARY: 0}
     owners = {0: PRIMARY}
@@ -149,6 +151,10 @@ def _kids(kernels: Mapping[str, _Kernel], problems: list[Problem]) -> dict[str, 
     if len(kernels) > KERNELS_MAX:
         text = f"{len(kernels)} kernels, the primary included; allowed: {KERNELS_MAX}"
         problems.append(Problem(("kernels",), text, at_key=True))
+    for name, kid in kept.items():
+        if name in kernels and name not in explicit and kid not in owners:
+            explicit[name] = kid
+            owners[kid] = name
     return number_kernels(kernels, explicit)
 
 

@@ -89,7 +89,7 @@ def test_devices_come_and_go(machine: Lab) -> None:
     machine.popnet("update", "k2", "--devices", "-loop-control")
     assert machine.exec("k2", *here, check=False).returncode != 0
     refused = machine.popnet("update", "k2", "--devices", "+no-such-device", check=False)
-    assert "device no-such-device: No such file" in refused.stderr
+    assert "device no-such-device: " in refused.stderr
 
 
 def test_those_who_watch_are_told(machine: Lab) -> None:
