@@ -110,9 +110,11 @@ def given_back(spec: KernelSpec, change: Change) -> Change:
 def with_cores(kernels: Iterable[KernelSpec]) -> Mapping[str, float]:
     """How many whole cores each of *kernels* owns; as in a machine file, the primary counts for itself
     only."""
-    every = list(kernels)
+    kernels = list(kernels)
+    alone = {kernel.name: kernel.cores for kernel in kernels if kernel.isolated}
+    every = [kernel for kernel in kernels if not kernel.isolated]
     cores = owned_cores({kernel.name: kernel.cpus for kernel in every})
-    return {**cores, **owned_cores({kernel.name: kernel.cpus for kernel in every if kernel.kid})}
+    return {**cores, **owned_cores({kernel.name: kernel.cpus for kernel in every if kernel.kid}), **alone}
 
 
 def differences(old: KernelSpec, new: KernelSpec) -> str:
@@ -139,6 +141,8 @@ def _size(memory_bytes: int | None) -> str:
 def _with_cpus(spec: KernelSpec, text: str | None) -> KernelSpec:
     if text is None:
         return spec
+    if spec.isolated:
+        raise ValueError("it has its cores alone; `popnet load` with another present_mask= changes that")
     sign, listed = (text[0], text[1:]) if text[:1] in ("+", "-") else ("", text)
     try:
         named = parse_cpus(listed)

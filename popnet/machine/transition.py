@@ -24,6 +24,7 @@ from popnet.machine.faults import Way
 from popnet.machine.image import Image
 from popnet.machine.impairment import Impairment
 from popnet.machine.spec import KernelSpec, MachineSpec
+from popnet.machine.units import format_cpus
 
 LIVE: Final = ("cpus", "cores", "memory_bytes", "memory_nodes", "memory_map", "cpus_listed", "restart")
 """What of a kernel can change while it runs; and so can its devices, but for those that all kernels share."""
@@ -233,6 +234,8 @@ def reasons(old: Standing, new: KernelSpec, image: Image) -> str:
         why.append(f"{word} {' -> '.join(told)}" if short else f"another {word}")
     if not why and replace(old.image, name="", path="") != replace(image, name="", path=""):
         why.append("its image has changed")
+    if before.isolated and before.cpus != new.cpus:
+        why.append(f"cores alone {format_cpus(before.cpus)} -> {format_cpus(new.cpus)}")
     if _other_words(before) != _other_words(new):
         why.append("other boot parameters")
     if _shared(before) != _shared(new):

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from popnet.core.errors import Refused
@@ -119,6 +119,7 @@ def test_the_other_half_of_a_move() -> None:
         given_back(machine().by_name("k3"), Change(memory="+1G"))
 
 
+@settings(deadline=None)
 @given(st.sets(st.integers(0, 7), min_size=1), st.sets(st.integers(0, 7)))
 def test_what_is_added_and_taken_again_was_never_there(has: set[int], more: set[int]) -> None:
     lab = machine()
@@ -137,3 +138,12 @@ def test_a_cpu_that_two_have_is_half_a_core_of_each() -> None:
     k1, k2 = lab.by_name("k1"), lab.by_name("k2")
     cores = with_cores([k1, replace(k2, cpus=(1, 2))])
     assert cores == {"k1": 1.5, "k2": 1.5}
+
+
+def test_a_kernel_that_has_its_cores_alone_keeps_them() -> None:
+    lab = machine()
+    alone = replace(lab.by_name("k1"), isolated=True, cores=0.0)
+    with pytest.raises(Refused, match="it has its cores alone"):
+        changed_spec(lab, alone, Change(cpus="+4"), [alone])
+    assert changed_spec(lab, alone, Change(memory="2G"), [alone]).memory_bytes == 2 << 30
+    assert with_cores([alone, lab.by_name("k2")]) == {"k1": 0.0, "k2": 2.0}

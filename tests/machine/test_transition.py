@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from popnet.core.errors import Refused
@@ -128,6 +128,13 @@ def test_another_image_takes_a_boot_and_so_does_one_that_has_changed() -> None:
     assert text.startswith("reboot k2: image light -> full")
 
 
+def test_cores_alone_change_with_a_boot() -> None:
+    before = replace(machine().by_name("k1"), isolated=True)
+    image = load_image(before.image_path)
+    why = transition.reasons(Standing(before, image), replace(before, cpus=(5,)), image)
+    assert why.startswith("cores alone 1-2 -> 5")
+
+
 def test_what_does_not_run_is_booted() -> None:
     old = machine()
     kernels, links = standing(old)
@@ -197,6 +204,7 @@ def written(drawn: tuple[dict[str, dict[str, object]], str], kids: Mapping[str, 
     return machine(f"{{{words}}}", f"machine: {{overcommit: true}}\n{link}", kids)
 
 
+@settings(deadline=None)
 @given(MACHINES, MACHINES, st.sets(st.sampled_from(["k1", "k2", "k3"])))
 def test_any_plan_leads_to_the_file_and_back_again(
     first: tuple[dict[str, dict[str, object]], str],
