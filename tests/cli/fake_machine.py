@@ -161,6 +161,22 @@ class FakeMachine(FakeLinks):
         self.row(name).update(state="offline", reason="")
         return self.row(name)
 
+    async def update(self, name: str, request: dict[str, Any]) -> list[dict[str, Any]]:
+        """What was asked for shows as its CPUs."""
+        return [{**kernel_row(1, name), "cpus": "&".join(f"{key}={value}" for key, value in request.items())}]
+
+    async def plan(self, request: dict[str, Any]) -> dict[str, Any]:
+        """One step, unless the text says that there is none; the token is the text's length."""
+        step = {"step": "boot", "what": "k3", "why": "it is new", "text": "boot k3: it is new"}
+        steps = [] if "done already" in request["text"] else [step]
+        return {"steps": steps, "token": f"{len(request['text'])}-0"}
+
+    async def apply(self, request: dict[str, Any]) -> dict[str, Any]:
+        plan = await self.plan(request)
+        if request["token"] != plan["token"]:
+            raise Refused("the file has changed since the plan was made", "Look at the new plan.")
+        return plan
+
     async def reboot(self, name: str) -> dict[str, Any]:
         await self.kill(name)
         return await self.boot(name)
