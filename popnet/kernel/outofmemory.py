@@ -82,6 +82,7 @@ def _watch(directory: Path) -> tuple[int, ...]:
             file = os.open(directory / "memory.events", os.O_RDONLY | os.O_CLOEXEC)
             with select.epoll() as waiting:
                 waiting.register(file, select.EPOLLPRI)
+                os.pread(file, 4096, 0)  # from now on
                 return (os.dup(waiting.fileno()), file)
         file = os.open(directory / "memory.oom_control", os.O_RDONLY | os.O_CLOEXEC)
         bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
