@@ -15,7 +15,7 @@ from popnet.core.errors import IllegalState, PopnetError, Refused, Unavailable
 from popnet.kernel.entry import Entry
 from popnet.kernel.roster import Roster
 from popnet.machine import states
-from popnet.machine.change import Change, changed_spec, differences, given_back, with_cores
+from popnet.machine.change import Change, changed_spec, check_memory, differences, given_back, with_cores
 from popnet.machine.spec import KernelSpec
 from popnet.machine.states import KernelState
 from popnet.message.stream import Stream
@@ -104,6 +104,8 @@ class Updates:
                 f"cannot update kernel {spec.name}: it is starting", "Wait until it is online."
             )
         if kernel.life.state is KernelState.ONLINE:
+            if before.memory_bytes != spec.memory_bytes:
+                check_memory(spec, self.held(kernel))  # version 2 of control groups would kill to get there
             await self._push(kernel, spec)
         self._roster.respec(kernel, spec)
         text = differences(before, spec)

@@ -88,6 +88,12 @@ def recompiled(spec: KernelSpec) -> KernelSpec:
         raise Refused(f"cannot update kernel {spec.name}: {error}") from None
 
 
+def check_memory(spec: KernelSpec, used_bytes: int | None) -> None:
+    """Raises Refused if a kernel that cannot give back *used_bytes* cannot become *spec*."""
+    if problem := _too_little(spec.memory_bytes, used_bytes):
+        raise Refused(f"cannot update kernel {spec.name}: memory: {problem}")
+
+
 def given_back(spec: KernelSpec, change: Change) -> Change:
     """What *spec* must give for another kernel to be changed by *change*: the move's other half.
 
@@ -181,11 +187,18 @@ def _with_memory(spec: KernelSpec, text: str | None, used_bytes: int | None) -> 
     if amount < MEMORY_MIN:
         left = format_size(amount) if amount > 0 else "nothing"
         raise ValueError(f"that leaves it {left}; allowed: at least {format_size(MEMORY_MIN)}")
-    if used_bytes is not None and amount < used_bytes:
-        nearest = -(-used_bytes // MEMORY_STEP) * MEMORY_STEP
-        text = f"it uses {approximate_size(used_bytes)}, more than {format_size(amount)}"
-        raise ValueError(f"{text}; the least that it can have now is {format_size(nearest)}")
+    if problem := _too_little(amount, used_bytes):
+        raise ValueError(problem)
     return replace(spec, memory_bytes=amount)
+
+
+def _too_little(memory_bytes: int | None, used_bytes: int | None) -> str | None:
+    """Why a kernel that cannot give back *used_bytes* cannot have *memory_bytes* only; None if it can."""
+    if memory_bytes is None or used_bytes is None or memory_bytes >= used_bytes:
+        return None
+    nearest = -(-used_bytes // MEMORY_STEP) * MEMORY_STEP
+    text = f"it uses {approximate_size(used_bytes)}, more than {format_size(memory_bytes)}"
+    return f"{text}; the least that it can have now is {format_size(nearest)}"
 
 
 def _with_devices(spec: KernelSpec, text: str | None) -> KernelSpec:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from popnet.core.errors import Refused
 from popnet.machine import cmdline
-from popnet.machine.change import Change, changed_spec, differences, given_back, with_cores
+from popnet.machine.change import Change, changed_spec, check_memory, differences, given_back, with_cores
 from popnet.machine.file import loads
 from popnet.machine.host import Host
 from popnet.machine.search import image_search_path
@@ -138,6 +138,15 @@ def test_a_cpu_that_two_have_is_half_a_core_of_each() -> None:
     k1, k2 = lab.by_name("k1"), lab.by_name("k2")
     cores = with_cores([k1, replace(k2, cpus=(1, 2))])
     assert cores == {"k1": 1.5, "k2": 1.5}
+
+
+def test_memory_is_checked_against_what_is_used() -> None:
+    spec = machine().by_name("k1")
+    check_memory(spec, None)
+    check_memory(spec, 1 << 30)
+    check_memory(replace(spec, memory_bytes=None), 1 << 40)
+    with pytest.raises(Refused, match="it uses 1.5G, more than 1G; the least that it can have now is 1536M"):
+        check_memory(spec, 3 << 29)
 
 
 def test_a_kernel_that_has_its_cores_alone_keeps_them() -> None:
