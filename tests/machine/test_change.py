@@ -145,7 +145,7 @@ def test_memory_is_checked_against_what_is_used() -> None:
     check_memory(spec, None)
     check_memory(spec, 1 << 30)
     check_memory(replace(spec, memory_bytes=None), 1 << 40)
-    with pytest.raises(Refused, match="it uses 1.5G, more than 1G; the least that it can have now is 1536M"):
+    with pytest.raises(Refused, match=r"it uses 1.5G, more than 1G; the least that it can have now is 1536M"):
         check_memory(spec, 3 << 29)
 
 
