@@ -1,7 +1,10 @@
 """Compiles the harnesses of this directory with the rings' own headers, for the tests and tools/fuzz."""
 
+import os
 import shutil
 import subprocess
+import sys
+import sysconfig
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -31,12 +34,30 @@ def clang() -> str | None:
 def build(to: Path, name: str, *flags: str, compiler: str = "gcc") -> Path:
     """The program made of `name.c`."""
     includes = (f"-I{NATIVE}", f"-I{HERE}")
+    libraries = [flag for flag in flags if flag.startswith("-l")]
     line = [compiler, "-std=c11", "-g", *WARNINGS, *flags, *includes, str(HERE / f"{name}.c"), "-o", str(to)]
-    compiled = subprocess.run([*line, "-pthread"], capture_output=True, text=True, check=False, timeout=110)
+    compiled = subprocess.run(
+        [*line, "-pthread", *libraries], capture_output=True, text=True, check=False, timeout=110
+    )
     assert compiled.returncode == 0, compiled.stderr
     return to
 
 
-def run(program: Path, *arguments: object, text: str = "") -> subprocess.CompletedProcess[str]:
+def embedding() -> list[str]:
+    """Flags of a program with this Python in it."""
+    where, version = sysconfig.get_config_var("LIBDIR"), sysconfig.get_config_var("LDVERSION")
+    flags = ["-fno-strict-aliasing", "-DPy_LIMITED_API=0x030B0000", f"-I{sysconfig.get_path('include')}"]
+    return [*flags, f"-L{where}", f"-Wl,-rpath,{where}", f"-lpython{version}"]
+
+
+def embedded() -> dict[str, str]:
+    """The environment of such a program: it finds the standard library, and the sanitizer sees all objects."""
+    own = {"PYTHONHOME": sys.base_prefix, "PYTHONMALLOC": "malloc", "ASAN_OPTIONS": "detect_leaks=0"}
+    return {**os.environ, **own}
+
+
+def run(
+    program: Path, *arguments: object, text: str = "", env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     line = [str(program), *map(str, arguments)]
-    return subprocess.run(line, input=text, capture_output=True, text=True, check=False, timeout=110)
+    return subprocess.run(line, input=text, capture_output=True, text=True, check=False, timeout=110, env=env)

@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 from tests.native import fuzz_endpoint, fuzz_messages
-from tests.native.building import COVERAGE, MEMORY, ROOT, build, clang
+from tests.native.building import COVERAGE, MEMORY, ROOT, build, clang, embedded, embedding
 
 CORPORA = ROOT / "build" / "fuzz"
 """Inputs that reached something new, by target: a later run goes on from there. Findings are beside them."""
@@ -29,7 +29,7 @@ def messages(seconds: int, seed: int) -> int:
     return 0
 
 
-def led(name: str, line: list[str], seconds: int, seed: int) -> int:
+def led(name: str, line: list[str], seconds: int, seed: int, env: dict[str, str] | None = None) -> int:
     corpus = CORPORA / name
     corpus.mkdir(parents=True, exist_ok=True)
     options = [
@@ -41,7 +41,7 @@ def led(name: str, line: list[str], seconds: int, seed: int) -> int:
         "-print_final_stats=1",
     ]
     return subprocess.run(
-        [*line, *options, f"-artifact_prefix={corpus}-found-", str(corpus)], cwd=ROOT, check=False
+        [*line, *options, f"-artifact_prefix={corpus}-found-", str(corpus)], cwd=ROOT, check=False, env=env
     ).returncode
 
 
@@ -54,6 +54,15 @@ def covered_rings(seconds: int, seed: int) -> int:
         return led("covered-rings", [str(program)], seconds, seed)
 
 
+def covered_native(seconds: int, seed: int) -> int:
+    compiler = clang()
+    if compiler is None:
+        sys.exit("covered-native needs clang and its runtime: tools/setup test installs both")
+    with tempfile.TemporaryDirectory() as directory:
+        program = build(Path(directory) / "fuzz", "fuzz_native", *COVERAGE, *embedding(), compiler=compiler)
+        return led("covered-native", [str(program)], seconds, seed, embedded())
+
+
 def covered_messages(seconds: int, seed: int) -> int:
     return led("covered-messages", [sys.executable, "-m", "tests.native.cover_messages"], seconds, seed)
 
@@ -62,6 +71,7 @@ TARGETS = {
     "rings": rings,
     "messages": messages,
     "covered-rings": covered_rings,
+    "covered-native": covered_native,
     "covered-messages": covered_messages,
 }
 

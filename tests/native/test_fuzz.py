@@ -12,7 +12,7 @@ import pytest
 from popnet.message import codec
 from popnet.message.kinds import Kind
 from tests.native import fuzz_endpoint, fuzz_messages
-from tests.native.building import COVERAGE, MEMORY, ROOT, build, clang, run
+from tests.native.building import COVERAGE, MEMORY, ROOT, build, clang, embedded, embedding, run
 
 EXECUTIONS = 50_000
 
@@ -88,6 +88,34 @@ def test_who_believes_a_length_is_found_by_coverage(tmp_path: Path) -> None:
     done = run(careless, "-seed=1", "-max_len=4096", "-runs=300000", f"-artifact_prefix={tmp_path}/")
     assert done.returncode != 0
     assert "AddressSanitizer" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def native(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    compiler = clang()
+    if compiler is None:
+        pytest.skip("not installed: clang")
+    to = tmp_path_factory.mktemp("native") / "fuzz"
+    return build(to, "fuzz_native", *COVERAGE, *embedding(), compiler=compiler)
+
+
+NATIVE_OPTIONS = ("-seed=1", "-max_len=4096", "-len_control=0")
+
+
+def test_mad_peers_of_links_and_pumps_only_get_violations(native: Path) -> None:
+    done = run(native, *NATIVE_OPTIONS, "-runs=6000", env=embedded())
+    assert done.returncode == 0, done.stderr[-5000:]
+    executions, edges = told_of(done)
+    assert executions == 6000
+    assert edges > 1000, "it came far"
+
+
+def test_a_pump_that_believes_a_length_is_found(native: Path, tmp_path: Path) -> None:
+    words = (*NATIVE_OPTIONS, "-runs=100000", f"-artifact_prefix={tmp_path}/")
+    done = run(native, *words, env={**embedded(), "CARELESS": "1"})
+    assert done.returncode != 0
+    # a frame too long for any TAP, a byte outside the window, or the memory for a record of 4 GiB
+    assert re.search("Found: size|AddressSanitizer|out-of-memory", done.stderr), done.stderr[-5000:]
 
 
 def cover_messages(tmp_path: Path, *options: str) -> "subprocess.CompletedProcess[str]":
