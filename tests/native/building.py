@@ -51,7 +51,7 @@ def embedding() -> list[str]:
 
 
 def embedded() -> dict[str, str]:
-    """The environment of such a program: it finds the standard library, and the sanitizer sees all objects."""
+    """The environment of such a program: it finds the standard library, the sanitizer sees all objects."""
     own = {"PYTHONHOME": sys.base_prefix, "PYTHONMALLOC": "malloc", "ASAN_OPTIONS": "detect_leaks=0"}
     return {**os.environ, **own}
 
