@@ -61,7 +61,8 @@ def jitter_verb(
 
     Half of the time, timers: how late each wakes a thread in the kernel. The other half, gaps: how long a
     thread that only looks at the clock is without its CPU, and how much of the time it loses. A kernel that
-    has its cores alone is measured at priority 80 of SCHED_FIFO, others as their programs run.
+    has its cores alone is measured at priority 80 of SCHED_FIFO, if the host allows it; others as their
+    programs run.
     """
     client = settings.client()
     isolated = {row["name"]: row.get("isolated", False) for row in client.get("/v1/kernels")}
@@ -70,7 +71,7 @@ def jitter_verb(
         {
             "seconds": seconds,
             "interval_us": interval_us,
-            **({"fifo": 80} if isolated.get(name) and not no_fifo else {}),
+            **({"fifo": 80, "fifo_wanted": True} if isolated.get(name) and not no_fifo else {}),
             **({"cpu": one} if one is not None else {}),
         }
         for name, one in asked

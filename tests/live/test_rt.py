@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -90,6 +91,19 @@ def test_only_it_may_have_priorities(machine: Lab) -> None:
     refused = machine.popnet("jitter", "k1", "--cpu", "999", check=False)
     assert refused.returncode == 1
     assert "cpu: got 999" in refused.stderr
+
+
+def test_an_ordinary_user_measures_too_and_is_told_what_is_refused(lab: Lab) -> None:
+    if not ENOUGH:
+        pytest.skip("a core alone and one for the rest need two")
+    if os.geteuid() == 0:
+        lab.prefix = (sys.executable, "-m", "tests.live.as_user")
+        lab.environ = {"HOME": str(lab.tmp), "PYTHONPATH": str(Path(__file__).parents[2])}
+    lab.up(MACHINE)
+    (row,) = json.loads(lab.popnet("-o", "json", "jitter", "rt", "--seconds", "0.2").stdout)["items"]
+    assert row["policy"] in ("other", "fifo 80"), "as its limits allow"
+    assert row["wakeups"] > 0
+    assert "this host refuses: to keep its other processes off them" in lab.popnet("dmesg", "rt").stdout
 
 
 def test_what_would_share_its_core_is_refused(machine: Lab) -> None:
