@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from popnet.control.client import Client
 from tests.live.conftest import _lab
 from tests.live.lab import Lab
 
@@ -87,6 +88,11 @@ def test_images_are_listed_with_size_digest_and_origin(machine: Lab) -> None:
         assert row["size_bytes"] > 100_000
         assert len(row["sha256"]) == 64
     assert "made here" in machine.popnet("images", *places).stdout
+    told = Client("lab", run_dir=machine.run_dir).get("/v1/images")
+    by_name = {row["name"]: row for row in told}
+    assert {*KINDS, "full", "light"} <= set(by_name)
+    assert {by_name[kind]["sha256"] for kind in KINDS} == {row["sha256"] for row in rows}
+    assert (by_name["tar"]["found"], by_name["full"]["found"]) == ("path", "name")
 
 
 def test_an_ordinary_user_has_them_all(lab: Lab) -> None:
@@ -105,38 +111,46 @@ def test_an_ordinary_user_has_them_all(lab: Lab) -> None:
         ]
 
 
-def broken(lab: Lab, text: str = "") -> "subprocess.CompletedProcess[str]":
-    """Bring up a machine with a kernel of the image `./tar`, which does not boot; nothing is left of it."""
+def test_one_that_was_cut_off_boots_nothing_and_nothing_is_kept(lab: Lab) -> None:
+    source = make(lab.tmp, "tar") / "root.tar.gz"
+    os.truncate(source, source.stat().st_size // 2)
     file = lab.file("apiVersion: popnet/v1\nname: lab\nkernels:\n  k1: {image: ./tar}\n")
     result = lab.popnet("up", file, check=False)
     assert result.returncode == 1
-    assert "Traceback" not in result.stderr
+    said = f"kernel k1: image: image tar: {source}: the gzip data ends too early: it was cut off"
+    assert said in result.stderr
     assert lab.machines() == []
-    return result
-
-
-def test_one_that_was_cut_off_fails_the_boot_and_nothing_is_kept(lab: Lab) -> None:
-    source = make(lab.tmp, "tar") / "root.tar.gz"
-    os.truncate(source, source.stat().st_size // 2)
-    said = broken(lab).stderr
-    assert f"kernel k1: image: image tar: {source}: the gzip data ends too early: it was cut off" in said
     assert not list((lab.tmp / "cache/roots").glob("*/root"))
 
 
-def test_one_with_another_digest_than_the_manifest_says(lab: Lab) -> None:
-    make(lab.tmp, "tar", more=f"sha256: {'0' * 64}\n")
-    assert "its SHA-256 is" in broken(lab).stderr
+@pytest.mark.parametrize(
+    ("more", "what"),
+    [
+        (f"sha256: {'0' * 64}\n", "its SHA-256 is"),
+        ("init: /sbin/init\n", "init /sbin/init is not in the root"),
+        ("init: /etc/kind\n", "init /etc/kind is no file that may be executed"),
+    ],
+)
+def test_one_that_cannot_boot_fails_alone(machine: Lab, tmp_path: Path, more: str, what: str) -> None:
+    image = make(tmp_path, "tar", more).rename(tmp_path / "broken")
+    machine.popnet("load", "k9", "--image", str(image))
+    result = machine.popnet("boot", "k9", check=False)
+    assert result.returncode == 1
+    assert f"kernel k9: image: image broken: {image}/root.tar.gz: {what}" in result.stderr
+    assert "Traceback" not in result.stderr
+    rows = machine.kernels()
+    assert (rows["k9"]["state"], rows["tar"]["state"]) == ("failed", "online")
+    machine.popnet("load", "k9", check=False)
+    machine.popnet("unload", "k9")
 
 
-def test_one_without_its_init(lab: Lab) -> None:
-    make(lab.tmp, "tar", more="init: /sbin/init\n")
-    assert "init /sbin/init is not in the root" in broken(lab).stderr
-
-
-def test_one_that_is_no_archive_does_not_pass_validation(lab: Lab) -> None:
-    source = make(lab.tmp, "tar") / "root.tar.gz"
-    source.write_text("not a tar at all\n")
-    assert f"image.yaml:3:9: source: {source}: this is no tar" in broken(lab).stderr
+def test_one_that_is_no_archive_is_not_even_loaded(machine: Lab, tmp_path: Path) -> None:
+    image = make(tmp_path, "tar").rename(tmp_path / "broken")
+    (image / "root.tar.gz").write_text("not a tar at all\n")
+    result = machine.popnet("load", "k9", "--image", str(image), check=False)
+    assert result.returncode == 1
+    assert f"image.yaml:3:9: source: {image}/root.tar.gz: this is no tar" in result.stderr
+    assert "k9" not in machine.kernels()
 
 
 def test_a_kernel_that_runs_meanwhile_is_not_disturbed(lab: Lab) -> None:
