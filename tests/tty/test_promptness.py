@@ -70,7 +70,7 @@ def test_the_sessions_share_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(os, "getsid", lambda pid: os.getpid())
     monkeypatch.setattr(Path, "write_text", lambda path, text: written.append((str(path), text)))
     assert promptness.lead_session()
-    assert written == [("/proc/self/autogroup", "-10")]
+    assert written == [("/proc/self/autogroup", "-5")]
 
 
 def test_a_host_that_refuses_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
