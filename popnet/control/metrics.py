@@ -34,6 +34,16 @@ _HELP: Final = {
 }
 
 
+_GROUPS: Final = {
+    "nic": "Of a kernel's NIC, as popnet stats net shows it",
+    "ring": "Of a ring of a link, as popnet stats shows it",
+    "link": "Of a link, as its kernel sees it",
+    "messages": "Of a kernel's message layer",
+    "programs": "Of the programs that use a kernel's messages",
+    "tty": "Of a terminal",
+}
+
+
 class _Families:
     """Samples by metric, in the order in which metrics come first."""
 
@@ -51,8 +61,7 @@ class _Families:
 
     def _lines(self) -> Iterator[str]:
         for name, samples in self._samples.items():
-            if name in _HELP:
-                yield f"# HELP {name} {_HELP[name]}"
+            yield f"# HELP {name} {_HELP.get(name) or _help(name)}"
             yield f"# TYPE {name} {'counter' if name.endswith('_total') else 'gauge'}"
             yield from samples
 
@@ -124,6 +133,12 @@ def _add_counters(
         for name, value in _numbers(counts):
             kind = "" if name in _GAUGES["tty"] else "_total"
             families.add(f"popnet_tty_{name}{kind}", value, kernel=kernel, tty=tty)
+
+
+def _help(name: str) -> str:
+    """What is known of a counter by its name."""
+    _, group, *words = name.removesuffix("_total").split("_")
+    return f"{_GROUPS[group]}: {' '.join(words)}."
 
 
 def _numbers(counts: Any) -> Iterator[tuple[str, float]]:

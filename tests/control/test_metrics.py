@@ -48,7 +48,9 @@ def samples(document: str) -> dict[str, str]:
             assert name not in typed
             assert (kind == "counter") == name.endswith("_total")
             typed.append(name)
-        elif not line.startswith("# HELP "):
+        elif line.startswith("# HELP "):
+            assert len(line.split(" ")) > 4
+        else:
             match = SAMPLE.fullmatch(line)
             assert match, line
             assert match[1] == typed[-1]
