@@ -74,15 +74,12 @@ def check_files(lab: Lab) -> None:
 
 
 def test_uptime_and_the_age_of_processes_begin_with_the_kernel(machine: Lab) -> None:
+    age_s = int(machine.sh("k1", "ps -o etimes= -p 1"))
     up_s, idle_s = map(float, machine.sh("k1", "cat /proc/uptime").split())
-    assert 0 <= up_s < 600
     assert 0 <= idle_s <= up_s + 2
-    age_s, host_s = (
-        int(machine.sh("k1", "ps -o etimes= -p 1")),
-        float(Path("/proc/uptime").read_text().split()[0]),
-    )
+    assert up_s < float(Path("/proc/uptime").read_text().split()[0]), "the host was there before"
     if Path("/proc/self/timens_offsets").exists():
-        assert age_s <= up_s + 2 < host_s + 2
+        assert age_s <= up_s + 2, "it was asked before"
 
 
 def test_a_partition_cannot_be_left(machine: Lab) -> None:
