@@ -133,13 +133,13 @@ class Systemd:
 
 @pytest.fixture
 def systemd(lab: Lab) -> Iterator[Systemd]:
-    """A systemd that has popnet's own unit, with a watchdog of 2 s, and the file of a machine `lab`."""
+    """A systemd that has popnet's own unit, with a watchdog of 5 s, and the file of a machine `lab`."""
     units, files = lab.tmp / "units", lab.tmp / ".config/popnet"
     units.mkdir()
     files.mkdir(parents=True)
     unit = lab.popnet("service-unit", "--user").stdout
     assert "WatchdogSec=30\n" in unit
-    (units / "popnet@.service").write_text(unit.replace("WatchdogSec=30\n", "WatchdogSec=2\n"))
+    (units / "popnet@.service").write_text(unit.replace("WatchdogSec=30\n", "WatchdogSec=5\n"))
     (units / "popnet@.service.d").mkdir()
     (units / "popnet@.service.d/log.conf").write_text("[Service]\nStandardError=append:%h/service.log\n")
     (files / "lab.yaml").write_text(PAIR.format(name="other"))
@@ -165,6 +165,14 @@ def test_a_unit_starts_watches_restarts_and_stops_a_machine(lab: Lab, systemd: S
     assert (shown["ActiveState"], shown["SubState"]) == ("active", "running")
     assert shown["StatusText"] == "3 kernels: 3 online"
     assert lab.exec("k1", "uname", "-n").stdout == "k1\n"
+
+    # A reload is `popnet apply`: the machine becomes what the file says now.
+    (lab.tmp / ".config/popnet/lab.yaml").write_text(PAIR.format(name="other") + "  k3: {image: light}\n")
+    systemd.must("reload", "popnet@lab.service")
+    assert lab.kernels("lab")["k3"]["state"] == "online"
+    (lab.tmp / ".config/popnet/lab.yaml").write_text(PAIR.format(name="other"))
+    systemd.must("reload", "popnet@lab.service")
+    assert "k3" not in lab.kernels("lab")
 
     # The event loop of the primary stops: the watchdog ends it, and it is started again.
     systemd.must("kill", "--kill-who=main", "--signal=SIGSTOP", "popnet@lab.service")
