@@ -70,7 +70,7 @@ async def lab(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Lab]:
     monkeypatch.setattr(module, "_RESPAWN_S", 0.0)
     lab = Lab()
     await lab.console.start(lab.endpoint, 4)  # type: ignore[arg-type]
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         yield lab
     lab.console.stop()
     await asyncio.gather(*lab.console._tasks, return_exceptions=True)

@@ -46,7 +46,7 @@ async def lab() -> AsyncIterator[Lab]:
 
     incarnation = Incarnation(None, 3, ours, Group({}), on_packet, lambda _: lab.dead.set())  # type: ignore[arg-type]
     lab = Lab(incarnation, theirs, subprocess.Popen(["sleep", "1000"]))  # noqa: ASYNC220
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         yield lab
     lab.process.kill()
     if ours.fileno() >= 0:

@@ -44,7 +44,7 @@ class Kernel:
 
     async def ask(self, kid: int, data: bytes = b"ping") -> bytes:
         """What kernel *kid* echoes."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             stream = await self.endpoint.open(kid, "echo")
             await stream.send(data)
             answer = await stream.receive()

@@ -115,8 +115,8 @@ def test_what_ends_early_leaves_nothing(worker: subprocess.Popen[str], number: s
         os.killpg(worker.pid, number)  # as a terminal does
     else:
         worker.kill()
-    wait_until(lambda: not session_of(group), "all of it ended", 25.0)
-    assert worker.wait(10) == (130 if number == signal.SIGINT else -number)
+    wait_until(lambda: not session_of(group), "all of it ended", 60.0)
+    assert worker.wait(60) == (130 if number == signal.SIGINT else -number)
     assert interfaces() == before
 
 
