@@ -14,11 +14,12 @@ import json
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from io import BytesIO
+from typing import Any, Final, TypeAlias
 
 from popnet.core import limits
 from popnet.core.errors import LinkViolation, PopnetError, Refused, by_code
-from popnet.message.kinds import Flag, Ring
+from popnet.message.kinds import STREAM_KINDS, Flag, Ring
 
 MORE: Final = int(Flag.MORE)  # operators of plain numbers are many times faster than those of flags
 
@@ -58,17 +59,36 @@ def tag_of(kind: int, flags: int = 0) -> int:
     return kind | flags << 16
 
 
+Payload: TypeAlias = bytes | tuple[bytes, memoryview]
+"""What a link sends: whole, or a header and a fragment, which it puts together in the ring without a further
+copy."""
+
+
+def size_of(payload: Payload) -> int:
+    return len(payload[0]) + len(payload[1]) if isinstance(payload, tuple) else len(payload)
+
+
+def whole(payload: Payload) -> bytes:
+    """The payload in one piece of memory."""
+    return b"".join(payload) if isinstance(payload, tuple) else payload
+
+
 def payload_of(id: int, generation: int, body: bytes | memoryview) -> bytes:
     """Header and body in one piece of memory: the only copy before the ring's own."""
     return b"".join((HEADER.pack(id, generation), body))
 
 
 def record_of(tag: int, payload: bytes) -> Record:
-    """What a peer sent, taken apart. Raises LinkViolation when it is too short to be a message."""
+    """What a peer sent, taken apart; of a fragment that is not the last the body is a view, for `Reassembly`
+    alone. Raises LinkViolation when it is too short to be a message."""
     if len(payload) < HEADER.size:
         raise LinkViolation(f"a record of {len(payload)} bytes is too short for a message")
     id, generation = HEADER.unpack_from(payload)
-    return Record(tag & 0xFFFF, tag >> 16, id, generation, payload[HEADER.size :])
+    kind, flags = tag & 0xFFFF, tag >> 16
+    body: Any = payload[HEADER.size :]
+    if flags & MORE and kind not in STREAM_KINDS:
+        body = memoryview(payload)[HEADER.size :]
+    return Record(kind, flags, id, generation, body)
 
 
 def u32_of(body: bytes) -> int:
@@ -146,28 +166,32 @@ def error_of(value: dict[str, Any]) -> PopnetError:
 
 def fragments(
     ring: Ring, kind: int, flags: int, id: int, generation: int, body: bytes
-) -> Iterator[tuple[int, bytes]]:
-    """A message of any size up to MESSAGE_SIZE_MAX as (tag, payload) of one or more records."""
+) -> Iterator[tuple[int, Payload]]:
+    """A message of any size up to MESSAGE_SIZE_MAX as (tag, payload) of one or more records. Fragments are
+    views of *body*, made one at a time."""
     size = FRAGMENT_SIZE[ring]
-    view = memoryview(body)
-    last = max(0, len(body) - 1) // size * size
-    for start in range(0, last + 1, size):
-        more = MORE if start != last else 0
-        yield tag_of(kind, flags | more), payload_of(id, generation, view[start : start + size])
+    if len(body) <= size:
+        yield tag_of(kind, flags), payload_of(id, generation, body)
+        return
+    view, header = memoryview(body), HEADER.pack(id, generation)
+    for start in range(0, len(body), size):
+        more = MORE if start + size < len(body) else 0
+        yield tag_of(kind, flags | more), (header, view[start : start + size])
 
 
 class Reassembly:
     """Puts the fragments of one ring together again.
 
-    A sender sends the fragments of one message after the other, so there is at most one unfinished message a
-    ring and its memory is bounded by MESSAGE_SIZE_MAX. Stream records may come in between; they never get
-    here.
+    A sender sends the fragments of one message after the other: messages of a ring are handled in the order
+    in which they were sent, so one that overtook another could do nothing but wait for it. So there is at
+    most one unfinished message a ring, and its memory is bounded by MESSAGE_SIZE_MAX. What must not wait
+    rides the high ring, or a stream, whose records may come in between; they never get here.
     """
 
     def __init__(self, size_max: int = limits.MESSAGE_SIZE_MAX) -> None:
         self._size_max = size_max
         self._of: tuple[int, int, int] | None = None
-        self._parts: list[bytes] = []
+        self._parts = BytesIO()
         self._size = 0
 
     def feed(self, record: Record) -> Record | None:
@@ -185,10 +209,10 @@ class Reassembly:
             raise LinkViolation(f"a message longer than {self._size_max} bytes")
         if more and not record.body:
             raise LinkViolation("an empty fragment")
-        self._parts.append(record.body)
+        self._parts.write(record.body)
         self._of = of
         if more:
             return None
-        body = b"".join(self._parts)
-        self._of, self._parts, self._size = None, [], 0
+        body = self._parts.getvalue()  # its own memory, no copy
+        self._of, self._parts, self._size = None, BytesIO(), 0
         return Record(record.kind, flags, record.id, record.generation, body)

@@ -8,6 +8,7 @@ window.
 import os
 from collections.abc import Mapping, Sequence
 
+from popnet.message.codec import Payload
 from popnet.message.memory import RING_SIZES, MemoryLink, MemoryRing
 from popnet.transport._native import LinkClosed, Violation
 
@@ -29,11 +30,11 @@ class FakeLink(MemoryLink):
     def close(self) -> None:
         self.closed = True
 
-    def send(self, ring: int, data: bytes, tag: int = 0) -> bool:
+    def send(self, ring: int, data: Payload, tag: int = 0) -> bool:
         self._check()
         return super().send(ring, data, tag)
 
-    def send_many(self, ring: int, items: Sequence[tuple[int, bytes]]) -> int:
+    def send_many(self, ring: int, items: Sequence[tuple[int, Payload]]) -> int:
         self._check()
         return super().send_many(ring, items)
 

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
 from popnet.core import limits
+from popnet.message.codec import Payload, whole
 from popnet.message.kinds import Ring
 
 RING_SIZES: Mapping[int, int] = {Ring.HIGH: limits.RING_HIGH_SIZE, Ring.NORMAL: limits.RING_NORMAL_SIZE}
@@ -46,7 +47,8 @@ class MemoryRing:
     def has_room(self, payload_size: int) -> bool:
         return self.produced - self.consumed + record_size(payload_size) <= self.size
 
-    def put(self, tag: int, payload: bytes) -> bool:
+    def put(self, tag: int, data: Payload) -> bool:
+        payload = whole(data)
         if len(payload) > self.size // 2:
             raise ValueError(f"a record of {len(payload)} bytes in a ring of {self.size}")
         if not self.has_room(len(payload)):
@@ -82,10 +84,10 @@ class MemoryLink:
         rings = {ring: MemoryRing(size, kick, kick) for ring, size in RING_SIZES.items()}
         return cls(rings, rings)
 
-    def send(self, ring: int, data: bytes, tag: int = 0) -> bool:
+    def send(self, ring: int, data: Payload, tag: int = 0) -> bool:
         return self.outgoing[ring].put(tag, data)
 
-    def send_many(self, ring: int, items: Sequence[tuple[int, bytes]]) -> int:
+    def send_many(self, ring: int, items: Sequence[tuple[int, Payload]]) -> int:
         for count, (tag, payload) in enumerate(items):
             if not self.send(ring, payload, tag):
                 return count

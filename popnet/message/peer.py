@@ -18,11 +18,22 @@ from collections import Counter
 from collections.abc import Callable
 from enum import IntEnum
 from functools import partial
+from itertools import chain
 from typing import Protocol
 
 from popnet.core import limits
 from popnet.core.errors import LinkViolation, PeerDied, PopnetError
-from popnet.message.codec import Reassembly, Record, fragments, payload_of, record_of, tag_of
+from popnet.message.codec import (
+    HEADER,
+    Payload,
+    Reassembly,
+    Record,
+    fragments,
+    payload_of,
+    record_of,
+    size_of,
+    tag_of,
+)
 from popnet.message.form import Form, check
 from popnet.message.kinds import STREAM_KINDS, Kind, Ring, ring_of
 from popnet.message.outbox import BATCH, Outbox
@@ -114,14 +125,17 @@ class Peer:
         if self.dead or not box.has_place(len(body)):
             self._count["queue_full"] += 1
             return False
-        records = fragments(ring, kind, flags, id, self.generation, body)
+        records = fragments(ring, kind, flags, id, self.generation, bytes(body))
         if ring in self._waiting:
-            box.put_message(records)
+            box.put_message(records, len(body))
             return True
+        left = len(body)
         for tag, payload in records:
             if not self._send(ring, tag, payload):
-                box.put_message([(tag, payload), *records])
+                box.put_message(chain([(tag, payload)], records), left)
                 self._flush(ring)
+                break
+            left -= size_of(payload) - HEADER.size
         return True
 
     def waiting_size(self) -> int:
@@ -156,7 +170,7 @@ class Peer:
             self._boxes[ring].put(tag, payload)
             self._flush(ring)
 
-    def _send(self, ring: Ring, tag: int, payload: bytes) -> bool:
+    def _send(self, ring: Ring, tag: int, payload: Payload) -> bool:
         """Into the ring at once; False: no room. What is sent on a dead link is gone."""
         if self.dead:
             return True
@@ -182,7 +196,7 @@ class Peer:
                 went = self._link.send_many(ring, staged)
                 box.sent(went)
                 self._count["sent"] += went
-                if staged and self._link.arm_room(ring, len(staged[0][1])):
+                if staged and self._link.arm_room(ring, size_of(staged[0][1])):
                     return
             except (Violation, LinkClosed) as error:
                 self._die(error)

@@ -10,16 +10,17 @@ nonsense) or LinkClosed; the link is lost then.
 from collections.abc import Sequence
 from typing import Protocol
 
+from popnet.message.codec import Payload
 from popnet.transport._native import LinkClosed
 
 
 class LinkPort(Protocol):
-    """Rings are 0 (high) and 1 (normal); records are (tag, payload)."""
+    """Rings are 0 (high) and 1 (normal); records are (tag, payload), to be sent also one in two pieces."""
 
-    def send(self, ring: int, data: bytes, /, tag: int = 0) -> bool:
+    def send(self, ring: int, data: Payload, /, tag: int = 0) -> bool:
         """Send one record; False: no room. ValueError: longer than half the ring."""
 
-    def send_many(self, ring: int, items: Sequence[tuple[int, bytes]], /) -> int:
+    def send_many(self, ring: int, items: Sequence[tuple[int, Payload]], /) -> int:
         """Send records, made visible together; how many had room."""
 
     def receive_many(self, ring: int, budget: int, /) -> list[tuple[int, bytes]]:
@@ -41,10 +42,10 @@ class GoneLink:
     """In place of a link that has ended. A peer that ended is in a cycle of objects: it waits for the
     collector, and would keep the windows and doorbells of the real link until then."""
 
-    def send(self, ring: int, data: bytes, /, tag: int = 0) -> bool:
+    def send(self, ring: int, data: Payload, /, tag: int = 0) -> bool:
         raise LinkClosed("the link is gone")
 
-    def send_many(self, ring: int, items: Sequence[tuple[int, bytes]], /) -> int:
+    def send_many(self, ring: int, items: Sequence[tuple[int, Payload]], /) -> int:
         raise LinkClosed("the link is gone")
 
     def receive_many(self, ring: int, budget: int, /) -> list[tuple[int, bytes]]:

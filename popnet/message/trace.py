@@ -28,7 +28,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final, Protocol
 
-from popnet.message.codec import HEADER
+from popnet.message.codec import HEADER, Payload, whole
 from popnet.message.kinds import STREAM_KINDS, Kind, Ring
 from popnet.message.outbox import Outbox
 from popnet.message.port import LinkPort
@@ -133,17 +133,16 @@ class TracedOutbox(Outbox):
     def has_place(self, size: int) -> bool:
         return self.plain.has_place(size)
 
-    def put_message(self, records: Iterable[tuple[int, bytes]]) -> None:
-        self.plain.put_message(self._noted(records))
+    def put_message(self, records: Iterator[tuple[int, Payload]], size: int) -> None:
+        self.plain.put_message(self._noted(records, self._clock()), size)
 
-    def staged(self) -> Sequence[tuple[int, bytes]]:
+    def staged(self) -> Sequence[tuple[int, Payload]]:
         return self.plain.staged()
 
     def sent(self, count: int) -> None:
         self.plain.sent(count)
 
-    def _noted(self, records: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
-        now = self._clock()
+    def _noted(self, records: Iterator[tuple[int, Payload]], now: int) -> Iterator[tuple[int, Payload]]:
         for record in records:
             self._enqueued.setdefault(id(record[1]), now)
             yield record
@@ -177,7 +176,7 @@ class TracedLink:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.plain, name)
 
-    def send(self, ring: int, data: bytes, /, tag: int = 0) -> bool:
+    def send(self, ring: int, data: Payload, /, tag: int = 0) -> bool:
         before = self._tracer.clock()
         went = self.plain.send(ring, data, tag)
         if went:
@@ -186,7 +185,7 @@ class TracedLink:
             self._enqueued[id(data)] = before  # it goes into the outbox now
         return went
 
-    def send_many(self, ring: int, items: Sequence[tuple[int, bytes]], /) -> int:
+    def send_many(self, ring: int, items: Sequence[tuple[int, Payload]], /) -> int:
         before = self._tracer.clock()
         went = self.plain.send_many(ring, items)
         if went:
@@ -215,14 +214,14 @@ class TracedLink:
         return self.plain.counters()
 
     def _tell_sent(
-        self, ring: int, items: Sequence[tuple[int, bytes]], before: int, after: int, enqueued: int
+        self, ring: int, items: Sequence[tuple[int, Payload]], before: int, after: int, enqueued: int
     ) -> None:
         counts = self.plain.counters()
         kicks = counts[f"{NAMES[ring]}_kicks"]
         kicked, self._kicks[ring] = kicks != self._kicks[ring], kicks
         first = counts[f"{NAMES[ring]}_sent"] - len(items)
-        for number, (tag, payload) in enumerate(items, first):
-            since = self._enqueued.pop(id(payload), enqueued)
+        for number, (tag, data) in enumerate(items, first):
+            since, payload = self._enqueued.pop(id(data), enqueued), whole(data)
             if not self._is_own(tag, payload, own_bit=0):
                 about = (ring, *self._peer, number, tag, len(payload), payload)
                 self._tracer.put(Sent(*about, since, before, after, kicked))

@@ -23,6 +23,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from popnet.core import limits
+from popnet.message.codec import Payload, size_of
 from popnet.message.kinds import Ring
 from popnet.transport._native import PAYLOAD_MAX, LinkClosed, Violation
 
@@ -58,12 +59,13 @@ class SocketLink:
         self._sent: dict[int, int] = dict.fromkeys(Ring, 0)
         self._received: dict[int, int] = dict.fromkeys(Ring, 0)
 
-    def send(self, ring: int, data: bytes, /, tag: int = 0) -> bool:
+    def send(self, ring: int, data: Payload, /, tag: int = 0) -> bool:
         self._check()
-        if len(data) > PAYLOAD_MAX[ring]:
-            raise ValueError(f"a record of {len(data)} bytes; at most {PAYLOAD_MAX[ring]}")
+        if size_of(data) > PAYLOAD_MAX[ring]:
+            raise ValueError(f"a record of {size_of(data)} bytes; at most {PAYLOAD_MAX[ring]}")
+        parts = data if isinstance(data, tuple) else (data,)
         try:
-            self._sock.sendmsg((_HEADER.pack(ring, tag), data), (), socket.MSG_NOSIGNAL)
+            self._sock.sendmsg((_HEADER.pack(ring, tag), *parts), (), socket.MSG_NOSIGNAL)
             self._sent[ring] += 1
         except BlockingIOError:
             return False
@@ -71,7 +73,7 @@ class SocketLink:
             self._end()
         return True
 
-    def send_many(self, ring: int, items: Sequence[tuple[int, bytes]], /) -> int:
+    def send_many(self, ring: int, items: Sequence[tuple[int, Payload]], /) -> int:
         for count, (tag, payload) in enumerate(items):
             if not self.send(ring, payload, tag):
                 return count

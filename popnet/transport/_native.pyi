@@ -4,11 +4,13 @@ Rings are named by their index: 0 high, 1 normal, 2 frames.
 """
 
 from collections.abc import Sequence
-from typing import Any, Final, Literal, final
+from typing import Any, Final, Literal, TypeAlias, final
 
 from typing_extensions import Buffer
 
 from popnet.transport.modes import Mode
+
+Payload: TypeAlias = Buffer | tuple[Buffer, Buffer]
 
 WINDOW_SIZE: Final[int]
 """Bytes of a window's memfd."""
@@ -109,18 +111,18 @@ class Link:
     """
 
     def __new__(cls, own: Window, peer: Window, message_bell: int, frame_bell: int) -> Link: ...
-    def send(self, ring: int, data: Buffer, /, tag: int = 0) -> bool:
+    def send(self, ring: int, data: Payload, /, tag: int = 0) -> bool:
         """Send one record and kick the peer if it is armed; False if there is no room. ValueError if it never
-        fits."""
+        fits. A payload in two pieces becomes one in the ring."""
 
-    def stage(self, ring: int, data: Buffer, /, tag: int = 0) -> bool:
+    def stage(self, ring: int, data: Payload, /, tag: int = 0) -> bool:
         """Write one record, invisible to the peer until the next `publish` (or `send`, `arm_room`, ...);
         False if there is no room. ValueError if it never fits."""
 
     def publish(self, ring: int, /) -> None:
         """Show the peer all that was staged, at once, and kick it if it is armed."""
 
-    def send_many(self, ring: int, items: Sequence[tuple[int, Buffer]], /) -> int:
+    def send_many(self, ring: int, items: Sequence[tuple[int, Payload]], /) -> int:
         """Send (tag, payload) records, published together; returns how many went before the ring was full."""
 
     def receive(self, ring: int, /) -> tuple[int, bytes] | None:

@@ -95,7 +95,9 @@ def test_a_body_of_any_size_is_cut_and_put_together(ring: Ring, count: int, extr
     body = bytes(range(256)) * (size // 256 + 1)
     body = body[:size]
     parts = Reassembly()
-    records = [codec.record_of(*item) for item in codec.fragments(ring, 40, int(Flag.REQUEST), 9, 5, body)]
+    cut = list(codec.fragments(ring, 40, int(Flag.REQUEST), 9, 5, body))
+    records = [codec.record_of(tag, codec.whole(payload)) for tag, payload in cut]
+    assert all(codec.size_of(payload) == len(codec.whole(payload)) for _, payload in cut)
     assert len(records) == max(1, -(-size // codec.FRAGMENT_SIZE[ring]))
     assert all(len(record.body) <= codec.FRAGMENT_SIZE[ring] for record in records)
     whole = [parts.feed(record) for record in records]

@@ -12,7 +12,7 @@ from popnet.message.fake import FakeLink, fake_links
 from popnet.message.kinds import Ring
 from popnet.transport.doorbell import create_doorbell
 
-from .ends import KIND, Ends, everywhere, no_connect, until
+from .ends import KIND, Ends, echo, everywhere, no_connect, until
 
 SENDERS = (2, 3, 4)
 
@@ -20,7 +20,7 @@ SENDERS = (2, 3, 4)
 def stored(endpoint: Endpoint) -> dict[int, int]:
     """Bytes of unfinished messages that *endpoint* holds, by their sender."""
     return {
-        kid: sum(len(part) for parts in peer._parts.values() for part in parts._parts)
+        kid: sum(parts._parts.tell() for parts in peer._parts.values())
         for kid, peer in endpoint._peers.items()
         if kid != endpoint.kid
     }
@@ -151,3 +151,22 @@ async def test_control_on_the_normal_ring_it_would_wait_for_the_flood(ends: Ends
     ends.a.post(2, KIND, b"high")
     await until(lambda: len(order) == 1001)
     assert order.index(b"high") > limits.BUDGET
+
+
+@everywhere
+async def test_nothing_urgent_is_stuck_behind_a_large_message(ends: Ends) -> None:
+    """High messages, and the records of streams, come while one of 16 MiB is under way; the messages behind
+    it on its ring keep their order."""
+    order: list[str] = []
+    names = {limits.MESSAGE_SIZE_MAX: "large", 1: "behind", 2: "high"}
+    ends.b.on(KIND, lambda kid, body: order.append(names[len(body)]))
+    ends.b.serve("echo", echo)
+    stream = await ends.a.open(2, "echo")
+    assert ends.a.post(2, KIND, bytes(limits.MESSAGE_SIZE_MAX))
+    assert ends.a.post(2, KIND, b"1")
+    assert ends.a.post(2, KIND, b"22", high=True)
+    await stream.send(b"key")
+    assert await stream.receive() == (0, b"key")
+    assert order == ["high"]
+    await until(lambda: len(order) == 3)
+    assert order == ["high", "large", "behind"]

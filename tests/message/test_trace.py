@@ -247,7 +247,7 @@ def test_a_traced_outbox_is_the_outbox() -> None:
     assert not box
     first, second = b"first", b"second"
     box.put(1, first)
-    box.put_message([(2, second)])
+    box.put_message(iter([(2, second)]), 6)
     assert box and plain
     assert box.has_place(94) and not box.has_place(95)
     assert list(box.staged()) == list(plain.staged()) == [(1, first), (2, second)]

@@ -224,6 +224,25 @@ def test_nothing_leaks() -> None:
     assert sys.getrefcount(Link) == references
 
 
+def test_a_payload_in_two_pieces_is_one_record() -> None:
+    with Pair() as pair:
+        body = memoryview(bytes(range(256)))
+        assert pair.a.link.send(NORMAL, (b"head", body[1:5]), tag=7)
+        items = [(8, (b"", body)), (9, b"whole"), (10, (bytearray(b"x"), b""))]
+        assert pair.a.link.send_many(NORMAL, items) == 3
+        records = pair.b.link.receive_many(NORMAL, 9)
+        assert records == [(7, b"head\1\2\3\4"), (8, bytes(body)), (9, b"whole"), (10, b"x")]
+        most = bytes(PAYLOAD_MAX[NORMAL])
+        with pytest.raises(ValueError, match="larger than"):
+            pair.a.link.send(NORMAL, (b"x", most))
+        for wrong in ((b"x",), (b"x", b"y", b"z"), (b"x", "text"), (1, b"x"), (b"x", body[::2])):
+            with pytest.raises((TypeError, BufferError)):
+                pair.a.link.send(NORMAL, wrong)  # type: ignore[arg-type]
+        assert pair.a.link.send(NORMAL, (b"x", most[1:]))
+        assert not pair.a.link.send(NORMAL, (b"x", most[1:])), "full"
+        assert [len(payload) for _, payload in pair.b.link.receive_many(NORMAL, 9)] == [len(most)]
+
+
 def test_a_window_beats_and_tells_who_it_is() -> None:
     window, fd = create_window(7, 3, 9)
     view = attach_window(fd)

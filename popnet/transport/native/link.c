@@ -183,25 +183,62 @@ static bool as_ring(PyObject *number, long *ring) {
     return *ring != -1 || !PyErr_Occurred();
 }
 
-/* Stage one record: 1 done, 0 no room, -1 exception. Nothing in here runs Python code. */
-static int link_stage(Link *self, long ring, const void *bytes, Py_ssize_t size, uint32_t tag) {
+/* Reserve the payload of one record: 1 done, 0 no room, -1 exception. Nothing in here runs Python code. */
+static int link_reserve(Link *self, long ring, Py_ssize_t size, uint8_t **payload) {
     if (!side_usable(self, OUT, ring) || !payload_fits(ring, size))
         return -1;
-    struct producer *out = &self->out[ring];
-    uint8_t *payload = producer_reserve(out, (uint32_t)size);
-    if (!payload) {
-        add(&out->counters->full, 1);
-        return link_faulted(self) ? -1 : 0;
+    *payload = producer_reserve(&self->out[ring], (uint32_t)size);
+    if (*payload)
+        return 1;
+    add(&self->out[ring].counters->full, 1);
+    return link_faulted(self) ? -1 : 0;
+}
+
+/* Stage one record: 1 done, 0 no room, -1 exception. Nothing in here runs Python code. */
+static int link_stage(Link *self, long ring, const void *bytes, Py_ssize_t size, uint32_t tag) {
+    uint8_t *payload;
+    int reserved = link_reserve(self, ring, size, &payload);
+    if (reserved > 0) {
+        memcpy(payload, bytes, (size_t)size);
+        producer_stage(&self->out[ring], (uint32_t)size, tag);
     }
-    memcpy(payload, bytes, (size_t)size);
-    producer_stage(out, (uint32_t)size, tag);
-    return 1;
+    return reserved;
+}
+
+/* The same for a payload in two pieces. */
+static int link_stage_pieces(Link *self, long ring, const Py_buffer *head, const Py_buffer *body, uint32_t tag) {
+    uint8_t *payload;
+    Py_ssize_t size = head->len + body->len; /* both exist, so their sum is no overflow */
+    int reserved = link_reserve(self, ring, size, &payload);
+    if (reserved > 0) {
+        memcpy(payload, head->buf, (size_t)head->len);
+        memcpy(payload + head->len, body->buf, (size_t)body->len);
+        producer_stage(&self->out[ring], (uint32_t)size, tag);
+    }
+    return reserved;
+}
+
+static int link_stage_tuple(Link *self, long ring, PyObject *pieces, uint32_t tag) {
+    Py_buffer head, body;
+    int staged = -1;
+    if (PyTuple_Size(pieces) != 2)
+        PyErr_SetString(PyExc_TypeError, "a payload in pieces has two of them");
+    else if (PyObject_GetBuffer(PyTuple_GetItem(pieces, 0), &head, PyBUF_SIMPLE) == 0) {
+        if (PyObject_GetBuffer(PyTuple_GetItem(pieces, 1), &body, PyBUF_SIMPLE) == 0) {
+            staged = link_stage_pieces(self, ring, &head, &body, tag);
+            PyBuffer_Release(&body);
+        }
+        PyBuffer_Release(&head);
+    }
+    return staged;
 }
 
 /* The same for any object with bytes in it. Acquiring its buffer may run Python code, so that comes first. */
 static int link_stage_object(Link *self, long ring, PyObject *data, uint32_t tag) {
     if (PyBytes_Check(data))
         return link_stage(self, ring, PyBytes_AsString(data), PyBytes_Size(data), tag);
+    if (PyTuple_Check(data))
+        return link_stage_tuple(self, ring, data, tag);
     Py_buffer buffer;
     if (PyObject_GetBuffer(data, &buffer, PyBUF_SIMPLE) < 0)
         return -1;
