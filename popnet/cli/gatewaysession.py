@@ -9,6 +9,7 @@ between the two until either ends.
 import asyncio
 import json
 import time
+from collections.abc import Callable
 from typing import Any, Final
 
 from popnet.cli.attach import first_of
@@ -27,10 +28,10 @@ _SHELL: Final = "/bin/sh"
 
 
 class GatewaySession:
-    """One login at the gateway of the machine that *client* talks to."""
+    """One login at a gateway. *find* says which machine a user name means, and what is left of the name."""
 
-    def __init__(self, client: Client, login: Login) -> None:
-        self._client = client
+    def __init__(self, find: Callable[[str], tuple[Client, str]], login: Login) -> None:
+        self._find = find
         self._login = login
 
     async def run(self) -> int:
@@ -43,9 +44,10 @@ class GatewaySession:
             return FAILED
 
     async def _run(self) -> int:
+        self._client, user = await asyncio.to_thread(self._find, self._login.user)
         rows = await asyncio.to_thread(self._client.get, "/v1/kernels")
         kernels = {row["name"]: row for row in rows}
-        name, _, tty = self._login.user.partition(".")
+        name, _, tty = user.partition(".")
         command = self._login.command
         if name not in kernels:
             raise NoSuchKernel(

@@ -25,6 +25,8 @@ VERBS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "run": ("popnet.cli.run", "Be a machine in the foreground, for systemd and containers."),
         "down": ("popnet.cli.machine", "Shut the machine down."),
         "apply": ("popnet.cli.apply", "Make the machine that runs what a file says."),
+        "serve": ("popnet.cli.serve", "Run machines in the foreground, until a signal."),
+        "status": ("popnet.cli.status", "Say whether machines are well."),
         "ps": ("popnet.cli.kernels", "List the kernels of the machine."),
         "services": ("popnet.cli.services", "List the services that kernels have registered."),
         "events": ("popnet.cli.journal", "Print what happened to the machine."),

@@ -62,7 +62,7 @@ def primary_options(log_format: str, log_level: str, metrics: str | None) -> lis
 def run_verb(
     settings: Settings, file: str, name: str | None, log_format: str, log_level: str, metrics: str | None
 ) -> None:
-    """Be the machine that a file describes, in the foreground.
+    """Be a machine in the foreground, for systemd and containers.
 
     For service managers and containers: this process is the machine. It logs on stderr, tells systemd when it
     is up and feeds its watchdog, and takes the machine down at SIGTERM or Ctrl-C. Exit status 0 after that, 1

@@ -73,11 +73,15 @@ def start(
     run_dir: Path | None = None,
     on_event: Callable[[Mapping[str, Any]], None] | None = None,
     options: Sequence[str] = (),
+    on_process: Callable[[int], None] | None = None,
 ) -> tuple[dict[str, Any], Process]:
-    """As `launch`, for a caller that lives longer than the machine, and waits for the process."""
+    """As `launch`, for a caller that lives longer than the machine, and waits for the process; *on_process*
+    is told its pid at once."""
     command = [*primary_command(file, name, run_dir), *options]
     with tempfile.TemporaryFile() as output:
         process, progress = _run(command, output)
+        if on_process is not None:
+            on_process(process.pid)
         try:
             for message in _messages(process, progress):
                 if "ready" in message:

@@ -18,10 +18,12 @@ import socket
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from popnet.control import metricsserver
+from popnet.control.gatewayhost import GatewayHost, open_gateway
 from popnet.control.notify import Notifier
 from popnet.control.rundir import run_dir
 from popnet.control.serving import Progress, serve_machine
@@ -73,6 +75,9 @@ def _run(options: argparse.Namespace, progress: Progress) -> int:
     ownership = owner.Ownership(directory, machine.name)
     with contextlib.ExitStack() as held:
         held.callback(ownership.release)
+        gateway = open_gateway(machine)
+        if gateway is not None:
+            held.callback(gateway.close)
         if not options.foreground:
             _redirect_output(directory)
         logs.start(options.log_format, options.log_level)
@@ -82,7 +87,8 @@ def _run(options: argparse.Namespace, progress: Progress) -> int:
         metrics = metricsserver.bind(options.metrics) if options.metrics else None
         if metrics is not None:
             held.callback(metrics.close)
-        return _run_owned(machine, options, ownership, base, progress, started_at_s, notifier, metrics)
+        watched = (notifier, metrics, gateway)
+        return _run_owned(machine, options, ownership, base, progress, started_at_s, *watched)
 
 
 def _load(options: argparse.Namespace) -> MachineSpec:
@@ -117,6 +123,7 @@ def _run_owned(
     started_at_s: float,
     notifier: Notifier,
     metrics: socket.socket | None,
+    gateway: GatewayHost | None,
 ) -> int:
     whole = host.read_host()  # before this process keeps to its own CPUs
     try:
@@ -127,7 +134,8 @@ def _run_owned(
     lead_session()
     name_process(f"{machine.name}")
     popnet = [sys.executable, "-m", "popnet.cli.main"]
-    credentials = make_credentials(machine, ownership.directory, base, popnet)
+    gateway_key = None if gateway is None else gateway.private_key
+    credentials = make_credentials(machine, ownership.directory, base, popnet, gateway_key)
     images = {kernel.image: machine_file.load_image(kernel.image_path) for kernel in machine.kernels}
     tree = Tree(machine.name, ownership.add_cgroup)
     loader_pid, loader = fork_loader()
@@ -162,7 +170,11 @@ def _run_owned(
         )
         nonlocal status
         watched = (started_at_s, progress, notifier, metrics)
-        status = (await serve_machine(primary, ownership.directory, *watched)).status
+        beside = None
+        if gateway is not None:
+            primary.gateway = gateway.answer
+            beside = partial(gateway.run, base, ownership, primary.tell)
+        status = (await serve_machine(primary, ownership.directory, *watched, beside=beside)).status
 
     try:
         loop.run(serve())

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +39,14 @@ async def serve_machine(
     progress: Progress,
     notifier: Notifier,
     metrics: socket.socket | None,
+    beside: Callable[[], Coroutine[Any, Any, None]] | None = None,
 ) -> Outcome:
     """Starts *primary*, serves its control socket in *directory*, and returns once it is down.
 
     Args:
         started_at_s: monotonic time at which the process began, to tell what it all took.
         metrics: a bound socket to serve metrics on.
+        beside: runs as long as the control socket is served, and is cancelled then.
 
     Raises BootFailed if it could not start; it is down then.
     """
@@ -75,6 +77,8 @@ async def serve_machine(
         except BaseException:
             await primary.down()
             raise
+        if beside is not None:
+            running.push_async_callback(_cancelled, asyncio.create_task(beside()))
         took_ms = round((time.monotonic() - started_at_s) * 1e3, 1)
         name = primary.machine()["name"]
         progress({"ready": {"name": name, "socket": str(api.path), "took_ms": took_ms}})
@@ -82,3 +86,8 @@ async def serve_machine(
         notifier.ready()
         await primary.wait()
     return outcome
+
+
+async def _cancelled(task: "asyncio.Task[None]") -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

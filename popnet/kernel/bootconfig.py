@@ -91,6 +91,7 @@ class BootConfig:
                     **{
                         **data["root"],
                         "devices": tuple(data["root"]["devices"]),
+                        "hidden": tuple(data["root"]["hidden"]),
                         "hidden_pci": tuple(map(tuple, data["root"]["hidden_pci"])),
                     }
                 ),

@@ -35,9 +35,19 @@ class Credentials:
         return replace(self, host_keys=host_keys, known=known, ssh_config=self.publish(machine, known))
 
 
-def make(machine: MachineSpec, directory: Path, run_dir: Path, popnet: Sequence[str]) -> Credentials:
-    """Make keys for *machine* and write what OpenSSH clients need into *directory*; *popnet* is the command
-    that is popnet."""
+def make(
+    machine: MachineSpec,
+    directory: Path,
+    run_dir: Path,
+    popnet: Sequence[str],
+    gateway_key: str | None = None,
+) -> Credentials:
+    """Make keys for *machine* and write what OpenSSH clients need into *directory*.
+
+    Args:
+        popnet: the command that is popnet.
+        gateway_key: private, of the gateway that it starts itself; by default one is made.
+    """
     private, public = keys.generate_key(f"popnet-{machine.name}")
     identity = directory / "id_ed25519"
     _write_private(identity, private.decode())
@@ -47,9 +57,10 @@ def make(machine: MachineSpec, directory: Path, run_dir: Path, popnet: Sequence[
         host_private, host_public = keys.generate_key(kernel.name)
         host_keys[kernel.name] = host_private.decode()
         known[kernel.name] = host_public
-    gateway_private, gateway_public = keys.generate_key(f"gateway of {machine.name}")
-    _write_private(directory / "gateway_key", gateway_private.decode())
-    known[sshconfig.GATEWAY] = gateway_public
+    if gateway_key is None:
+        gateway_key = keys.generate_key(f"gateway of {machine.name}")[0].decode()
+    _write_private(directory / "gateway_key", gateway_key)
+    known[sshconfig.GATEWAY] = keys.public_line(gateway_key.encode())
 
     def publish(machine: MachineSpec, known: Mapping[str, str]) -> str:
         return _publish(machine, known, directory, run_dir, popnet)

@@ -70,6 +70,7 @@ class Primary:
 
     Attributes:
         on_event: called with each event as it happens.
+        gateway: tells of the gateway that the machine started, as the control API does; None: it has none.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class Primary:
         self._taking_down = False
         self._tasks: set[asyncio.Task[Any]] = set()
         self.on_event: Callable[[dict[str, Any]], None] = lambda event: None
+        self.gateway: Callable[[], dict[str, Any] | None] = lambda: None
         self._roster = Roster(machine, images, credentials, tree.group(config.kernel.name))
         self._impairments = Impairments(
             self._roster.kids,
@@ -223,7 +225,12 @@ class Primary:
             "subnet6": str(machine.subnet6),
             "run_dir": str(self._ownership.directory.parent),
             "cgroup_controllers": list(self._tree.controllers),
+            "gateway": self.gateway(),
         }
+
+    def tell(self, kind: str, text: str) -> None:
+        """Add an event of the machine as a whole."""
+        self._event(kind, None, text)
 
     def events(self, since: int, follow: bool) -> AsyncIterator[dict[str, Any]]:
         return self._events.read(since, follow)

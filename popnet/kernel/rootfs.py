@@ -59,6 +59,7 @@ class RootPlan:
         proc_files: name below /proc -> text shown there instead.
         devices: names below /dev of the host's devices it has, beside those that every kernel has.
         hidden_pci: (vendor, device) of the PCI devices that /sys does not show.
+        hidden: host-overlay only: directories of the host that are seen empty, if they are there.
         size: bytes the private tmpfs may hold, or None for half of the host's memory.
     """
 
@@ -68,6 +69,7 @@ class RootPlan:
     proc_files: Mapping[str, str] = field(default_factory=dict)
     devices: tuple[str, ...] = ()
     hidden_pci: tuple[tuple[int, int], ...] = ()
+    hidden: tuple[str, ...] = ()
     size: int | None = None
 
 
@@ -91,6 +93,7 @@ def build(plan: RootPlan, mount_point: str, show: ShowViews | None = None) -> in
     linux.mount(str(root), root, "", linux.MS_BIND)  # pivot_root wants a mount point
     if plan.kind == "host-overlay":
         _HostMirror(base, root, plan.files).mirror_root()
+        _hide(root, plan.hidden)
     else:
         rootdir.show(plan.source, base, root, plan.files, overlay_options())
     _mount_system(root, base, plan)
@@ -207,6 +210,14 @@ def _write(file: Path, text: str) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.unlink(missing_ok=True)
     file.write_text(text)
+
+
+def _hide(root: Path, directories: Iterable[str]) -> None:
+    """Put an empty read-only file system over each of *directories* that the root has."""
+    for directory in directories:
+        place = root / directory[1:]
+        if place.is_dir():
+            linux.mount("popnet", place, "tmpfs", _SAFE | linux.MS_RDONLY, "mode=755")
 
 
 def _mount_system(root: Path, base: Path, plan: RootPlan) -> None:

@@ -9,6 +9,7 @@ from popnet.kernel.bootconfig import hosts_file
 from popnet.kernel.rootfs import RootPlan
 from popnet.machine.devices import SHARED
 from popnet.machine.spec import KernelSpec, MachineSpec
+from popnet.tty.hostkeys import state_dir
 
 
 def root_plan(machine: MachineSpec, kernel: KernelSpec, source: str | None) -> RootPlan:
@@ -28,6 +29,7 @@ def root_plan(machine: MachineSpec, kernel: KernelSpec, source: str | None) -> R
         proc_files={"cmdline": f"{kernel.cmdline}\n"},
         devices=_devices(kernel),
         hidden_pci=kernel.hidden_pci,
+        hidden=(str(state_dir()),),  # with the gateway's private key
     )
 
 

@@ -18,6 +18,7 @@ from popnet.core.errors import InvalidMachineFile
 from popnet.machine import cmdline
 from popnet.machine.cmdline import BootParameters
 from popnet.machine.document import read
+from popnet.machine.gatewayspec import LISTEN_ALLOWED, GatewaySpec, tcp_address
 from popnet.machine.host import Host
 from popnet.machine.image import MANIFEST, SOURCED, Image
 from popnet.machine.imagesource import source_problem
@@ -27,6 +28,7 @@ from popnet.machine.report import Report, read_text
 from popnet.machine.resolve import resolve
 from popnet.machine.schema import (
     FileSection,
+    GatewaySection,
     ImageSection,
     KernelSection,
     MachineSection,
@@ -86,8 +88,10 @@ def loads(
     wires.plan(top.faults)
     for problem in problems + wires.problems:
         report.add(problem)
+    gateway = _gateway(report)
     if spec is None or report.lines:
         raise report.error()
+    spec = replace(spec, gateway=gateway)
     return replace(spec, impairments=tuple(wires.impairments.items()), faults=tuple(wires.faults))
 
 
@@ -167,6 +171,26 @@ def _source(section: ImageSection, directory: FilePath, report: Report) -> str:
 def schema(of_image: bool = False) -> dict[str, Any]:
     """The JSON Schema of machine files, or of image manifests."""
     return image_schema() if of_image else json_schema()
+
+
+def _gateway(report: Report) -> GatewaySpec | None:
+    """The gateway that the file asks for."""
+    path = ("gateway",)
+    if path not in report.document.values:
+        return None
+    section = report.section(GatewaySection, path)
+    if section is None:
+        return None
+    if section.listen is None:
+        if (*path, "listen") not in report.document.values:
+            report.problem(path, f"key 'listen' is missing; allowed: {LISTEN_ALLOWED}")
+        return None
+    if not section.listen.startswith("/"):
+        try:
+            tcp_address(section.listen, section.public, "'public: true' beside it")
+        except ValueError as error:
+            report.problem((*path, "listen"), str(error))
+    return GatewaySpec(section.listen, section.authorized_keys, section.public)
 
 
 def _images(

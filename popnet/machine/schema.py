@@ -15,6 +15,7 @@ from popnet.core.limits import CPUS_MAX, KERNELS_MAX, MEMORY_MIN, MTU_MAX, MTU_M
 from popnet.machine import names
 from popnet.machine.devices import DEVICES_ALLOWED, Device, parse_devices
 from popnet.machine.faults import DIRECTIONS, FLAPS_MAX
+from popnet.machine.gatewayspec import KEYS_ALLOWED, LISTEN_ALLOWED, check_source
 from popnet.machine.image import FILES, KINDS, ROOTS
 from popnet.machine.impairment import (
     DISTRIBUTIONS,
@@ -177,6 +178,13 @@ def _groups(value: object) -> tuple[str, ...]:
     return tuple(map(names.group, value))
 
 
+def _key_sources(value: object) -> tuple[str, ...]:
+    listed = [value] if isinstance(value, str) else value
+    if not isinstance(listed, list) or not all(isinstance(word, str) for word in listed):
+        raise ValueError(f"got {shown(value)}; allowed: {KEYS_ALLOWED}, or a list of these")
+    return tuple(map(check_source, listed))
+
+
 _SCALAR: Final = ["string", "integer"]
 Cpus = Annotated[
     tuple[int, ...] | None,
@@ -244,6 +252,12 @@ Groups = Annotated[
     tuple[str, ...] | None,
     PlainValidator(_groups),
     WithJsonSchema({"type": "array", "items": {"type": "string", "minLength": 1, "maxLength": 64}}),
+]
+Listen = Annotated[str | None, _text(str, LISTEN_ALLOWED), WithJsonSchema({"type": "string"})]
+KeySources = Annotated[
+    tuple[str, ...],
+    PlainValidator(_key_sources),
+    WithJsonSchema({"type": ["string", "array"], "items": {"type": "string", "minLength": 1}}),
 ]
 VariableName = Annotated[str, _text(names.variable, "a name"), WithJsonSchema({"type": "string"})]
 VariableValue = Annotated[str, PlainValidator(_variable_value), WithJsonSchema({"type": _SCALAR})]
@@ -333,6 +347,22 @@ class KernelSection(Section):
     )
 
 
+class GatewaySection(Section):
+    """The ssh server that the machine starts; the user name picks the kernel."""
+
+    listen: Listen = Field(
+        default=None, description="Where it listens: 127.0.0.1:PORT, [::1]:PORT, or a unix socket's path."
+    )
+    authorized_keys: KeySources = Field(
+        default=(),
+        description="Whose keys let in: files, directories with NAME.pub, or $VARIABLE.",
+        json_schema_extra={"default": None},
+    )
+    public: Boolean = Field(
+        default=False, description="Listen also where others than this host reach it, such as 0.0.0.0:PORT."
+    )
+
+
 class FileSection(Section):
     """The top of a machine file; its parts are checked one by one."""
 
@@ -345,6 +375,7 @@ class FileSection(Section):
     links: Any = None
     nics: Any = None
     faults: Any = None
+    gateway: Any = None
 
 
 def _text_or_number(parse: Callable[[str], Any], allowed: str) -> PlainValidator:
@@ -495,6 +526,9 @@ class MachineFile(FileSection):
     links: list[LinkSection] = Field(default=[], description="Impaired links.")
     nics: list[NicSection] = Field(default=[], description="Impaired NICs.")
     faults: list[FaultSection] = Field(default=[], description="What goes wrong, and when.")
+    gateway: GatewaySection | None = Field(
+        default=None, description="The ssh server that the machine starts; the user name picks the kernel."
+    )
 
 
 def _file_path(text: str) -> str:

@@ -7,6 +7,7 @@ from popnet.core import addresses
 from popnet.core.errors import NoSuchKernel
 from popnet.machine.devices import SHARED
 from popnet.machine.faults import Fault, Way
+from popnet.machine.gatewayspec import GatewaySpec
 from popnet.machine.host import Host
 from popnet.machine.impairment import Impairment
 from popnet.machine.isolation import housekeeping
@@ -92,6 +93,7 @@ class MachineSpec:
         overcommit: whether kernels may have the same CPUs and memory.
         impairments: of links and NICs, from the start on.
         faults: what goes wrong later.
+        gateway: the ssh server that the machine starts; None: none.
     """
 
     name: str
@@ -104,6 +106,7 @@ class MachineSpec:
     overcommit: bool = False
     impairments: tuple[tuple[Way, Impairment], ...] = ()
     faults: tuple[Fault, ...] = ()
+    gateway: GatewaySpec | None = None
 
     @property
     def housekeeping(self) -> tuple[int, ...]:

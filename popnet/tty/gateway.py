@@ -71,14 +71,14 @@ class Login:
 async def serve_connection(
     connected: socket.socket,
     host_key: bytes,
-    authorized_keys: str,
+    keys: Callable[[str], str],
     handle: Callable[[Login], Awaitable[int]],
 ) -> None:
     """One connection, to its end.
 
     Args:
         host_key: private, in OpenSSH's format.
-        authorized_keys: the text of such a file. Without a valid key in it, nobody can log in.
+        keys: the text of an `authorized_keys` for a user name. Without a valid key in it, nobody can log in.
         handle: runs for each session; what it returns is the exit status.
     """
     logging.getLogger("asyncssh").setLevel(logging.CRITICAL)  # what goes wrong, the client is told
@@ -94,7 +94,7 @@ async def serve_connection(
 
     connection = await asyncssh.run_server(
         connected,
-        server_factory=lambda: _Server(authorized_keys),
+        server_factory=lambda: _Server(keys),
         server_host_keys=[asyncssh.import_private_key(host_key)],
         server_version="popnet-gateway",
         process_factory=run,
@@ -107,15 +107,15 @@ async def serve_connection(
 
 
 class _Server(asyncssh.SSHServer):
-    def __init__(self, authorized_keys: str) -> None:
-        self._authorized_keys = authorized_keys
+    def __init__(self, keys: Callable[[str], str]) -> None:
+        self._keys = keys
 
     def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
         self._connection = conn
 
     def begin_auth(self, username: str) -> bool:
         try:
-            keys = asyncssh.import_authorized_keys(self._authorized_keys)
+            keys = asyncssh.import_authorized_keys(self._keys(username))
         except ValueError:  # no valid key: nobody is let in
             return True
         self._connection.set_authorized_keys(keys)

@@ -21,3 +21,12 @@ def fingerprint(public: str) -> str:
     """`SHA256:...` of a public line, as OpenSSH's clients show it."""
     digest = hashlib.sha256(base64.b64decode(public.split()[1])).digest()
     return "SHA256:" + base64.b64encode(digest).decode().rstrip("=")
+
+
+def is_authorized_line(line: str) -> bool:
+    """Whether *line* of an `authorized_keys` lets somebody in."""
+    try:
+        asyncssh.import_authorized_keys(line + "\n")
+    except (ValueError, asyncssh.Error):
+        return False
+    return bool(line.strip()) and not line.lstrip().startswith("#")
