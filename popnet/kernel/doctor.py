@@ -19,7 +19,7 @@ from typing import Final, Literal
 from popnet.core.errors import PopnetError
 from popnet.core.limits import MEMORY_MIN
 from popnet.image import ramdisk
-from popnet.kernel import gc, probe
+from popnet.kernel import contained, gc, probe
 from popnet.kernel.fuse import DEVICE
 from popnet.kernel.host import control_groups, read_host
 from popnet.kernel.views import REFRESH_S
@@ -98,12 +98,19 @@ def _tun() -> Check:
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC))
     except FileNotFoundError:
-        fix = f"Run `modprobe tun`; in a container, start it with `--device {path}`."
+        fix = contained.remedy(f"add `--device {path}`.", "Run `modprobe tun`.")
         return Check(path, "missing", "there is none", "kernels have no network", fix)
     except OSError as error:
         detail = f"cannot be opened: {error.strerror}"
         return Check(
-            path, "missing", detail, "kernels have no network", f"Run `chmod 0666 {path}`, or be root."
+            path,
+            "missing",
+            detail,
+            "kernels have no network",
+            contained.remedy(
+                f"Run `chmod 0666 {path}` on the host, or add {contained.AS_ROOT}.",
+                f"Run `chmod 0666 {path}`, or be root.",
+            ),
         )
     return Check(path, "ok", "can be opened")
 
@@ -113,7 +120,7 @@ def _tap() -> Check:
     try:
         offloads = probe.in_child(probe.tap)
     except probe.ProbeFailed as error:
-        fix = "Mend user namespaces and /dev/net/tun first; in a container, add `--cap-add NET_ADMIN`."
+        fix = "Mend user namespaces and /dev/net/tun first."
         return Check(name, "missing", str(error), "kernels have no network", fix)
     if "uso4" in offloads:
         return Check(name, "ok", offloads)
@@ -151,7 +158,7 @@ def _allow_user_namespaces() -> str:
         path = Path("/proc/sys", setting)
         if path.exists() and path.read_text().strip() == wrong:
             return f"Run, as root: sysctl -w {setting.replace('/', '.')}={right}"
-    return "In a container, allow unshare(2): `--security-opt seccomp=unconfined`, or be root in it."
+    return contained.remedy(contained.NAMESPACES, "Use a Linux with CONFIG_USER_NS.")
 
 
 def _namespaces() -> Check:
@@ -164,6 +171,34 @@ def _namespaces() -> Check:
         fix = "Use a Linux that is built with all namespaces (CONFIG_NAMESPACES)."
         return Check(name, "missing", f"not available: {missing}", "no kernel can be made", fix)
     return Check(name, "ok", ", ".join(probe.KINDS))
+
+
+def _proc() -> Check:
+    name = "/proc of kernels"
+    try:
+        probe.in_child(probe.proc)
+    except probe.ProbeFailed as error:
+        return Check(
+            name,
+            "missing",
+            str(error),
+            "no kernel boots",
+            contained.remedy(
+                f"add `--security-opt systempaths=unconfined`, or {contained.AS_ROOT}.",
+                "Nothing may be mounted below /proc: see `findmnt -R /proc`.",
+            ),
+        )
+    return Check(name, "ok", "can be mounted")
+
+
+def _host_name() -> Check:
+    name = "host names"
+    try:
+        probe.in_child(probe.host_name)
+    except probe.ProbeFailed as error:
+        fix = contained.remedy(contained.NAMESPACES, "Allow sethostname(2).")
+        return Check(name, "missing", str(error), "no kernel boots", fix)
+    return Check(name, "ok", "can be set")
 
 
 def _overlay() -> Check:
@@ -196,9 +231,13 @@ def _control_groups() -> Check:
     }
     consequence = "; ".join(effects[controller] for controller in missing)
     if os.geteuid() == 0:
-        fix = "Make /sys/fs/cgroup writable; in a container, start it with `--privileged`."
+        fix = contained.remedy(
+            "add `--volume /sys/fs/cgroup:/sys/fs/cgroup:rw`.", "Make /sys/fs/cgroup writable."
+        )
     else:
-        fix = "Be root."
+        fix = contained.remedy(
+            f"add {contained.AS_ROOT} and `--volume /sys/fs/cgroup:/sys/fs/cgroup:rw`.", "Be root."
+        )
     return Check(name, "degraded", f"{found}, not ours: {', '.join(missing)}", consequence, fix)
 
 
@@ -347,6 +386,8 @@ _CHECKS: Final[tuple[Callable[[], Check], ...]] = (
     _resources,
     _user_namespaces,
     _namespaces,
+    _host_name,
+    _proc,
     _tun,
     _tap,
     _seals,

@@ -123,7 +123,7 @@ def fuse_file_system() -> str:
 def tap() -> str:
     """Names of the offloads that a TAP takes, joined by blanks."""
     namespaces.enter_machine()
-    linux.unshare(linux.CLONE_NEWNET)
+    _enter_user_namespace(linux.CLONE_NEWNET)  # a kernel's network belongs to a user namespace of its own
     return " ".join(open_tap("probe0").offloads)
 
 
@@ -137,13 +137,42 @@ def overlay() -> str:
 
 def overlay_of_user() -> str:
     """As `overlay`, but for an ordinary user: in a user namespace in which only one id is mapped."""
+    _enter_user_namespace(linux.CLONE_NEWNS)
+    _try_overlay(",userxattr")
+    return ""
+
+
+def proc() -> str:
+    """Mounts /proc for a pid namespace of its own, as each kernel does."""
+    namespaces.enter_machine()
+    pid = linux.fork_into(linux.CLONE_NEWPID)
+    if pid == 0:
+        try:
+            linux.mount("proc", "/proc", "proc", linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC)
+        except OSError as error:
+            os._exit(error.errno or 255)
+        os._exit(0)
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if status != 0:
+        raise OSError(status, os.strerror(status))
+    return ""
+
+
+def host_name() -> str:
+    """Names a host, in a namespace for it."""
+    namespaces.enter_machine()
+    _enter_user_namespace(linux.CLONE_NEWUTS)
+    linux.set_host_name("doctor")
+    return ""
+
+
+def _enter_user_namespace(more: int) -> None:
+    """A user namespace in which the caller is root and nobody else is known, and *more* namespaces in it."""
     uid, gid = os.geteuid(), os.getegid()
-    linux.unshare(linux.CLONE_NEWUSER | linux.CLONE_NEWNS)
+    linux.unshare(linux.CLONE_NEWUSER | more)
     Path("/proc/self/setgroups").write_text("deny")
     Path("/proc/self/uid_map").write_text(f"0 {uid} 1")
     Path("/proc/self/gid_map").write_text(f"0 {gid} 1")
-    _try_overlay(",userxattr")
-    return ""
 
 
 def _try_overlay(options: str) -> None:

@@ -50,12 +50,15 @@ def _bind_read_only(source: Path, target: Path) -> None:
 
 def enter_time(booted_s: int) -> None:
     """Have the boot clock begin at *booted_s* of the host's: `uptime`, and when processes started, are as in
-    a machine that booted then. The caller has one thread. Where Linux has no such namespaces (before 5.6)
-    nothing changes."""
+    a machine that booted then. The caller has one thread. Where Linux has no such namespaces (before 5.6), or
+    we are root in a container without CAP_SYS_TIME, nothing changes."""
     if not Path("/proc/self/timens_offsets").exists():
         return
     linux.unshare(linux.CLONE_NEWTIME)
-    Path("/proc/self/timens_offsets").write_text(f"boottime -{booted_s} 0\n")
+    try:
+        Path("/proc/self/timens_offsets").write_text(f"boottime -{booted_s} 0\n")
+    except PermissionError:
+        return
     fd = os.open("/proc/self/ns/time_for_children", os.O_RDONLY | os.O_CLOEXEC)
     try:
         linux.setns(fd, linux.CLONE_NEWTIME)
