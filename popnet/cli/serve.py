@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from popnet.cli.serving import Serving, check_names, targets
+from popnet.cli.serving import DOWN_S, Serving, check_names, targets
 from popnet.cli.settings import Settings, pass_settings, verb
 from popnet.control.client import make_run_dir, run_dir
 from popnet.machine.names import machine_name
@@ -27,6 +27,16 @@ from popnet.tty.listening import bound
     multiple=True,
     help="Who may log in there: a file, a directory with MACHINE.pub, or $VARIABLE.",
 )
+@click.option(
+    "--grace",
+    metavar="SECONDS",
+    type=click.FloatRange(0.1, 3600),
+    default=DOWN_S,
+    envvar="POPNET_GRACE",
+    show_envvar=True,
+    show_default=True,
+    help="After a signal, kill what is not down by then.",
+)
 @pass_settings
 def serve_verb(
     settings: Settings,
@@ -34,6 +44,7 @@ def serve_verb(
     gateway: str | None,
     public: bool,
     authorized_keys: tuple[str, ...],
+    grace: float,
 ) -> None:
     """Run machines in the foreground, until a signal.
 
@@ -55,7 +66,7 @@ def serve_verb(
         raise click.UsageError("--public and --authorized-keys are for --gateway ADDRESS")
     make_run_dir(settings.run_path() or run_dir())
     command = _gateway(settings, gateway, public, authorized_keys) if gateway is not None else None
-    status = asyncio.run(Serving(wanted, settings.run_path(), command, settings.say).run())
+    status = asyncio.run(Serving(wanted, settings.run_path(), command, settings.say, grace).run())
     click.get_current_context().exit(status)
 
 

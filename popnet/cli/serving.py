@@ -8,7 +8,7 @@ stays down, and the others go on; when none is left, so ends this. A gateway tha
 everything: whoever restarts containers can restart this one.
 
 On SIGTERM and SIGINT every primary gets SIGTERM, which takes its machine down in good order. Whoever is not
-down after DOWN_S is killed, and its namespaces with it: a container has ten seconds at most, and five here.
+down after the grace is killed, and its namespaces with it.
 """
 
 import asyncio
@@ -28,7 +28,8 @@ from popnet.core.errors import PopnetError
 
 BOOTS_AT_ONCE: Final = 2
 DOWN_S: Final = 3.5
-"""Seconds from SIGTERM until what still runs is killed."""
+"""Seconds from SIGTERM until what still runs is killed, unless another grace is asked for: below the five
+that the compose files allow."""
 
 TARGETS_MAX: Final = 64
 
@@ -76,11 +77,18 @@ def _expanded(name: str) -> list[str]:
 
 
 class Serving:
-    """Runs *wanted* in *run_dir*; *gateway* is the command of their gateway, if there is to be one."""
+    """Runs *wanted* in *run_dir*; *gateway* is the command of their gateway, if there is to be one; *grace_s*
+    are the seconds that they have to go down."""
 
     def __init__(
-        self, wanted: Sequence[Target], run_dir: Path | None, gateway: Sequence[str] | None, say: Say
+        self,
+        wanted: Sequence[Target],
+        run_dir: Path | None,
+        gateway: Sequence[str] | None,
+        say: Say,
+        grace_s: float = DOWN_S,
     ) -> None:
+        self._grace_s = grace_s
         self._wanted = wanted
         self._run_dir = run_dir
         self._gateway = gateway
@@ -202,8 +210,8 @@ class Serving:
         """Everything, whatever it does meanwhile."""
         self._ending = True
         self._signal(signal.SIGTERM)
-        if not await self._until_all_ended(DOWN_S):
-            self._say(f"not down after {DOWN_S:g} s, so killed: {', '.join(self._processes.values())}")
+        if not await self._until_all_ended(self._grace_s):
+            self._say(f"not down after {self._grace_s:g} s, so killed: {', '.join(self._processes.values())}")
             self._status = 1
             self._signal(signal.SIGKILL)
             await self._until_all_ended(DOWN_S)

@@ -30,7 +30,7 @@ _SERVICE_KEYS: Final = frozenset(
 
 
 def podman(
-    *words: str, check: bool = True, timeout_s: float = 60, **more: Any
+    *words: str, check: bool = True, timeout_s: float = 180, **more: Any
 ) -> "subprocess.CompletedProcess[str]":
     """Run podman on the tests' own storage."""
     result = subprocess.run(
@@ -137,6 +137,7 @@ class Service:
         service = yaml.safe_load(self.file.read_text())["services"][self.name]
         assert service.keys() <= _SERVICE_KEYS, service.keys() - _SERVICE_KEYS
         words = ["--network", "slirp4netns:port_handler=slirp4netns", *_LIMITS]
+        words += ["--env", "POPNET_GRACE=60"]  # a busy host may be slow to take machines down
         for port in service["ports"]:
             address, _, inside = port.split(":")
             words += ["--publish", f"{address}:{self.port}:{inside}"]
@@ -174,7 +175,7 @@ class Service:
         return dict(json.loads(podman("inspect", self.container).stdout)[0])
 
     def remove(self) -> None:
-        podman("rm", "--force", "--time", "5", self.container, check=False)
+        podman("rm", "--force", "--time", "0", self.container, check=False)
 
 
 def run(words: Sequence[str], script: str) -> "subprocess.CompletedProcess[str]":
