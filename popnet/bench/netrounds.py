@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from popnet.bench.bed import Bed, Broken
 from popnet.bench.netloads import METRICS, Load, take, trips
@@ -56,6 +56,12 @@ class NetPlan:
         return json.dumps(asdict(self))
 
 
+class ToWorker(Protocol):
+    """A plan that goes to a worker."""
+
+    def to_json(self) -> str: ...
+
+
 @dataclass(slots=True)
 class NetSeries:
     """The rounds of one network at one MTU; a metric that failed is not tried again."""
@@ -78,10 +84,12 @@ def helper(build: Path, say: Callable[[str], None]) -> list[str]:
     return [sys.executable, "-m", "popnet.bench.frames"]
 
 
-def in_worker(plan: NetPlan, say: Callable[[str], None]) -> dict[str, Any]:
-    """Measure *plan* in namespaces of their own; the document. Raises Refused."""
+def in_worker(
+    plan: "ToWorker", say: Callable[[str], None], module: str = "popnet.bench.networker"
+) -> dict[str, Any]:
+    """Have *module* measure *plan* in namespaces of their own; the document. Raises Refused."""
     root = str(Path(__file__).parents[2])
-    command = [sys.executable, "-m", "popnet.bench.networker", plan.to_json()]
+    command = [sys.executable, "-m", module, plan.to_json()]
     path = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
     environment = {**os.environ, "PYTHONPATH": root, "PATH": path}
     worker = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)

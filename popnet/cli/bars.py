@@ -50,6 +50,22 @@ def timeline_lines(timeline: Sequence[Mapping[str, Any]], fancy: bool = True) ->
     ]
 
 
+def machine_lines(timelines: Mapping[str, Sequence[Mapping[str, Any]]], fancy: bool = True) -> list[str]:
+    """Each kernel's name, its steps as bars on an axis that all kernels share, from the moment that its boot
+    was asked for, and a total; an empty line between two kernels."""
+    known = {name: timeline for name, timeline in timelines.items() if timeline}
+    whole = max((span(timeline)[1] for timeline in known.values()), default=0)
+    width = max((len(step["step"]) for timeline in known.values() for step in timeline), default=0)
+    lines: list[str] = []
+    for name, timeline in known.items():
+        lines += [""] if lines else []
+        lines.append(f"{name}: online after {milliseconds_text(span(timeline)[1])}")
+        for step in timeline:
+            drawn = bar(step["start_ms"], step["took_ms"], whole, fancy=fancy)
+            lines.append(f"  {step['step']:<{width}}  {drawn}  {milliseconds_text(step['took_ms']):>8}")
+    return lines
+
+
 def summary_line(timeline: Sequence[Mapping[str, Any]], most: int = 3) -> str:
     """The *most* expensive steps in words: `namespaces 8.1 ms, root 6.0 ms, …`."""
     slowest = sorted(timeline, key=lambda step: -float(step["took_ms"]))[:most]

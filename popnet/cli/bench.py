@@ -1,6 +1,7 @@
 """`bench`: how fast popnet is on this host, beside everything else that is installed.
 
-`bench messages` is here, `bench net` in benchnet; `bench` alone shows short figures of both.
+`bench messages` is here, `bench net` in benchnet, `bench boot` in benchboot; `bench` alone shows short
+figures of messages and networks.
 """
 
 import sys
@@ -10,6 +11,7 @@ from typing import Any, Final
 
 import click
 
+from popnet.cli.benchboot import boot_verb
 from popnet.cli.benchnet import net_verb
 from popnet.cli.output import Column, json_text, print_list, yaml_text
 from popnet.cli.settings import Settings, common_options, output_option, pass_settings, verb
@@ -26,7 +28,7 @@ SHORT_BUDGET_S: Final = 0.06
 @click.group("bench", invoke_without_command=True, params=[output_option(), *common_options()])
 @click.pass_context
 def bench_verb(context: click.Context) -> None:
-    """Measure messages and networks, popnet beside its rivals.
+    """Measure messages, networks and boots, popnet beside its rivals.
 
     Without a subcommand: short figures of messages and networks, of one round each.
     """
@@ -126,6 +128,7 @@ def messages_verb(
 
 bench_verb.add_command(messages_verb)
 bench_verb.add_command(net_verb)
+bench_verb.add_command(boot_verb)
 
 
 def show(settings: Settings, document: Mapping[str, Any]) -> None:

@@ -142,10 +142,15 @@ def hang_verb(settings: Settings, kernel: str) -> None:
 
 @verb("timeline", lists=True)
 @click.argument("kernel", type=KERNEL)
+@click.option("--picture", type=click.Path(dir_okay=False), help="Also draw it, as SVG.")
 @pass_settings
-def timeline_verb(settings: Settings, kernel: str) -> None:
+def timeline_verb(settings: Settings, kernel: str, picture: str | None) -> None:
     """Show how long each step of a boot took."""
     steps = settings.client().get(f"/v1/kernels/{quoted(kernel)}/timeline")
+    if picture is not None:
+        from popnet.cli.machine import draw
+
+        draw(settings, picture, {kernel: steps})
     if settings.output == "table":
         _print_timeline(steps)
     else:

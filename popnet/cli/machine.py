@@ -3,11 +3,12 @@
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from popnet.cli.bars import boot_lines, fancy_ok
+from popnet.cli.bars import boot_lines, fancy_ok, machine_lines
 from popnet.cli.complete import MACHINE_FILE, quoted
 from popnet.cli.journal import event_line
 from popnet.cli.kernels import columns_for
@@ -23,10 +24,19 @@ if TYPE_CHECKING:
 @verb("up", lists=True)
 @click.argument("file", type=MACHINE_FILE)
 @click.option("--name", help="The machine's name, instead of the one in the file.")
+@click.option("--timeline", "with_timeline", is_flag=True, help="Also show how long each step took.")
+@click.option("--picture", type=click.Path(dir_okay=False), help="Also draw the steps of all boots, as SVG.")
 @watching_options
 @pass_settings
 def up_verb(
-    settings: Settings, file: str, name: str | None, log_format: str, log_level: str, metrics: str | None
+    settings: Settings,
+    file: str,
+    name: str | None,
+    with_timeline: bool,
+    picture: str | None,
+    log_format: str,
+    log_level: str,
+    metrics: str | None,
 ) -> None:
     """Boot the machine that a file describes.
 
@@ -38,9 +48,31 @@ def up_verb(
     settings.say(f"machine {booted.client.machine}: up, {len(booted.rows)} kernels ({took})")
     for line in boot_lines(booted.timelines, fancy_ok(sys.stderr.encoding)):
         settings.say(line)
+    if with_timeline and settings.output != "table":
+        for row in booted.rows:
+            row["timeline"] = booted.timelines[row["name"]]
     print_list(settings, "KernelList", booted.rows, columns_for(booted.rows))
+    if with_timeline and settings.output == "table":
+        for line in ["", *machine_lines(booted.timelines, fancy_ok(sys.stdout.encoding))]:
+            click.echo(line)
+    if picture is not None:
+        draw(settings, picture, booted.timelines)
     if any(row["state"] != "online" for row in booted.rows):
         click.get_current_context().exit(1)
+
+
+def draw(settings: Settings, picture: str, timelines: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """Write the SVG of boots to the file *picture*. Raises Refused if it cannot be written."""
+    from popnet.cli.bootsvg import svg
+    from popnet.core.errors import Refused
+
+    try:
+        Path(picture).write_text(svg(timelines))
+    except OSError as error:
+        raise Refused(
+            f"--picture {picture}: {error.strerror}", "name a file in a directory of yours"
+        ) from None
+    settings.say(f"drawn: {picture}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ VERBS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "serve": ("popnet.cli.serve", "Run machines in the foreground, until a signal."),
         "status": ("popnet.cli.status", "Say whether machines are well."),
         "ps": ("popnet.cli.kernels", "List the kernels of the machine."),
+        "check": ("popnet.cli.check", "Run the self-checks that a machine file has."),
         "services": ("popnet.cli.services", "List the services that kernels have registered."),
         "events": ("popnet.cli.journal", "Print what happened to the machine."),
         "stats": ("popnet.cli.stats", "Show what rings and NICs did."),
@@ -75,7 +76,7 @@ VERBS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "partition": ("popnet.cli.partition", "Print a machine file that splits this host among kernels."),
         "doctor": ("popnet.cli.host", "Say what this host can do, and how to mend the rest."),
         "gc": ("popnet.cli.host", "Remove what killed machines left behind."),
-        "bench": ("popnet.cli.bench", "Measure messages and networks, popnet beside its rivals."),
+        "bench": ("popnet.cli.bench", "Measure messages, networks and boots, popnet beside its rivals."),
         "version": ("popnet.cli.meta", "Print versions."),
     },
 }

@@ -1,10 +1,11 @@
 """`python -m popnet.control.main`: the process of a primary kernel, from its first instruction; `popnet up`
 starts it, and `popnet run` becomes it.
 
-The order matters. Everything is imported first (the loader inherits it). Then, while there is one thread:
+The order matters. All that kernels need is imported first (the loader inherits it). Then, with one thread:
 lock and ownership record, the sockets of the host that it needs (journal, service manager, metrics), the
-machine's namespaces, keys, the fork of the loader, kernel 0's namespaces and init. Only then threads and the
-event loop.
+machine's namespaces, keys, the fork of the loader, kernel 0's namespaces and init. Then the server of the
+control API is imported, which only the primary has: it would be a quarter of the memory whose page tables
+each boot copies. Only then threads and the event loop.
 
 Progress goes to a descriptor as JSON lines: {"event": {...}} for each event, and last either {"ready":
 {"name", "socket"}} or {"error": {"code", "message", "hint"}}. Without one, errors are told on stderr.
@@ -14,21 +15,21 @@ import argparse
 import contextlib
 import json
 import os
+import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from popnet.control import metricsserver
 from popnet.control.gatewayhost import GatewayHost, open_gateway
 from popnet.control.notify import Notifier
 from popnet.control.rundir import run_dir
-from popnet.control.serving import Progress, serve_machine
-from popnet.core.errors import PopnetError, Refused, Unavailable
-from popnet.kernel import gc, host, logs, loop, namespaces, owner
+from popnet.core.errors import BootFailed, PopnetError, Refused, Unavailable
+from popnet.kernel import descriptors, gc, host, logs, loop, namespaces, owner
 from popnet.kernel.cgroup import Tree
 from popnet.kernel.configure import boot_config
 from popnet.kernel.credentials import make as make_credentials
@@ -43,6 +44,8 @@ from popnet.machine.search import find_machine_file, image_search_path
 from popnet.machine.spec import MachineSpec
 from popnet.net.filter import match_problem
 from popnet.tty.promptness import lead_session
+
+Progress = Callable[[dict[str, Any]], None]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -63,11 +66,18 @@ def main(arguments: list[str] | None = None) -> int:
     except PopnetError as error:
         progress({"error": {"code": error.code, "message": str(error), "hint": error.hint}})
         return 1
+    except (OSError, RuntimeError) as error:  # the host has no more of something: processes, threads, room
+        hint = "`popnet doctor` tells what this host allows"
+        if isinstance(error, RuntimeError) and "new thread" not in str(error):
+            hint = "this is a fault of popnet's own: please report it"
+        progress({"error": {"code": BootFailed.code, "message": f"cannot boot: {error}", "hint": hint}})
+        return 1
 
 
 def _run(options: argparse.Namespace, progress: Progress) -> int:
     started_at_s = time.monotonic()
     machine = _load(options)
+    descriptors.provide(len(machine.kernels))
     base = options.run_dir or run_dir()
     base.mkdir(mode=0o700, parents=True, exist_ok=True)
     directory = base / machine.name
@@ -84,8 +94,11 @@ def _run(options: argparse.Namespace, progress: Progress) -> int:
         logs.identify(machine.primary.name, 1)
         notifier = Notifier(os.environ)
         held.callback(notifier.close)
-        metrics = metricsserver.bind(options.metrics) if options.metrics else None
-        if metrics is not None:
+        metrics = None
+        if options.metrics:
+            from popnet.control import metricsserver
+
+            metrics = metricsserver.bind(options.metrics)
             held.callback(metrics.close)
         watched = (notifier, metrics, gateway)
         return _run_owned(machine, options, ownership, base, progress, started_at_s, *watched)
@@ -137,52 +150,69 @@ def _run_owned(
     gateway_key = None if gateway is None else gateway.private_key
     credentials = make_credentials(machine, ownership.directory, base, popnet, gateway_key)
     images = {kernel.image: machine_file.load_image(kernel.image_path) for kernel in machine.kernels}
-    tree = Tree(machine.name, ownership.add_cgroup)
-    loader_pid, loader = fork_loader()
-    ownership.add_process(loader_pid)
-    timeline = Timeline(time.monotonic())
-    own = machine.primary
-    image_roots = ImageRoots(ownership.directory)
-    try:
+    with contextlib.ExitStack() as stack:
+        tree = Tree(machine.name, ownership.add_cgroup)
+        stack.callback(tree.remove)  # the last: until then its groups are not empty
+        loader_pid, loader = fork_loader()
+        stack.callback(_end_loader, loader, loader_pid)
+        ownership.add_process(loader_pid)
+        timeline = Timeline(time.monotonic())
+        own = machine.primary
+        image_roots = ImageRoots(ownership.directory)
+        stack.callback(image_roots.close)
         ready = image_roots.make_ready(images[own.image])
         source = ready.path if ready else None
         config = boot_config(machine, own, 1, credentials, ownership.directory, source)
         prepared = prepare(config, tree.group(own.name), timeline)
-    except BaseException:
-        image_roots.close()
-        raise
+        stack.callback(_end_child, prepared.init_pid)
+        from popnet.control import serving  # not before: see above
 
-    status = 0
+        timeline.done("control")
+        status = 0
 
-    async def serve() -> None:
-        primary = Primary(
-            machine,
-            images,
-            ownership,
-            credentials,
-            tree,
-            loader,
-            prepared,
-            config,
-            timeline,
-            image_roots,
-            whole,
-        )
-        nonlocal status
-        watched = (started_at_s, progress, notifier, metrics)
-        beside = None
-        if gateway is not None:
-            primary.gateway = gateway.answer
-            beside = partial(gateway.run, base, ownership, primary.tell)
-        status = (await serve_machine(primary, ownership.directory, *watched, beside=beside)).status
+        async def serve() -> None:
+            primary = Primary(
+                machine,
+                images,
+                ownership,
+                credentials,
+                tree,
+                loader,
+                prepared,
+                config,
+                timeline,
+                image_roots,
+                whole,
+            )
+            nonlocal status
+            watched = (started_at_s, progress, notifier, metrics)
+            beside = None
+            if gateway is not None:
+                primary.gateway = gateway.answer
+                beside = partial(gateway.run, base, ownership, primary.tell)
+            status = (
+                await serving.serve_machine(primary, ownership.directory, *watched, beside=beside)
+            ).status
 
-    try:
         loop.run(serve())
-    finally:
-        image_roots.close()
-        loader.close()
-        os.waitpid(loader_pid, 0)
-    return status
+        return status
+
+
+def _end_loader(channel: socket.socket, pid: int) -> None:
+    """The loader ends with its channel, and every daemon with the loader."""
+    channel.close()
+    os.waitpid(pid, 0)
+
+
+def _end_child(pid: int) -> None:
+    """Kernel 0's init has ended with its daemon; if the daemon never ran, it has not."""
+    try:
+        if os.waitpid(pid, os.WNOHANG)[0] == pid:
+            return
+    except ChildProcessError:
+        return
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
 
 
 def _redirect_output(directory: Path) -> None:

@@ -3,9 +3,9 @@
 Boot has two halves. `prepare` runs before any thread or event loop exists: namespaces, and the fork of init,
 which builds the root file system while the daemon goes on. `Daemon.start` runs on the loop.
 
-    prepare            namespaces -> init (forked; it builds the root from here on)
+    prepare            namespaces -> cgroup (its limits) -> init (forked; it builds the root from here on)
     secondary          windows -> check-in
-    Daemon.start       nic -> cgroup -> root (init is ready) -> ttys -> services -> online
+    Daemon.start       nic -> join (the control group) -> root (init is ready) -> ttys -> services -> online
 
 One process then runs: the event loop with messages, terminals and services; one native thread, the pump, with
 the frames; and
@@ -15,6 +15,7 @@ namespaces hold the rest.
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
 import socket
@@ -79,7 +80,11 @@ class Prepared:
 
     Attributes:
         init_pid, channel: init, and the daemon's end of its channel.
-        group: that init is to join.
+        group: that of init and all programs.
+        moves: whether the daemon is to move init into it; else init enters by itself.
+        missing: the limits that could not be set.
+        refused, latency: of a kernel with its cores alone, what the host refuses, and a descriptor that holds
+            its CPUs awake.
         files: where Linux asks for the files of an io kernel, in one that uses them.
         tree, views: what the kernel shows of its partition, and where Linux asks for it; without, init makes
             plain files.
@@ -90,6 +95,10 @@ class Prepared:
     group: Group
     tree: PartitionTree
     views: int | None
+    moves: bool
+    missing: list[str]
+    refused: tuple[str, ...] = ()
+    latency: int | None = None
     files: int | None = None
 
 
@@ -99,13 +108,27 @@ def prepare(config: BootConfig, group: Group, timeline: Timeline) -> Prepared:
     Raises:
         BootFailed: names the step and the reason.
     """
-    step = "namespaces"
+    step = timeline.begin("namespaces")
     try:
         user_namespace = namespaces.enter_kernel()
         timeline.done(step)
-        step = "init"
+        step = timeline.begin("cgroup")
+        kernel = config.kernel
+        missing = group.limit(format_cpus(kernel.cpus), kernel.memory_bytes, format_cpus(kernel.memory_nodes))
+        refused: list[str] = []
+        latency = None
+        if kernel.isolated:
+            latency = realtime.hold_latency()
+            if latency is None:
+                refused.append("/dev/cpu_dma_latency, so idle CPUs take longer to wake")
+            if reason := realtime.isolate(group.directories.get("cpuset")):
+                refused.append(reason)
+        doors = group.doors()
+        timeline.done(step)
+        step = timeline.begin("init")
         ours, theirs = create_handover()
-        os.sched_setaffinity(0, config.housekeeping or config.kernel.cpus)
+        if config.housekeeping:
+            os.sched_setaffinity(0, config.housekeeping)
         parameters = cmdline.parse(config.kernel.cmdline)
         booted_s = int(time.clock_gettime(time.CLOCK_BOOTTIME))
         partition = Partition(config.kernel.cpus, config.kernel.memory_bytes)
@@ -126,20 +149,20 @@ def prepare(config: BootConfig, group: Group, timeline: Timeline) -> Prepared:
             alone=config.kernel.cpus if config.kernel.isolated else (),
             shares_files=config.kernel.files == "serve",
             remote_files=remote_files,
+            doors=doors,
+            cpus=kernel.cpus if "cpuset" in missing else None,
         )
         pid = linux.fork_into(linux.CLONE_NEWPID)
         if pid == 0:
             ours.close()
             init.run(theirs, plan)
-        theirs.close()
-        os.close(user_namespace)
-        for root in (file_system, remote_files):
-            if root is not None:
-                os.close(root)
+        for fd in (theirs.detach(), user_namespace, *(doors or ()), file_system, remote_files):
+            if fd is not None:
+                os.close(fd)
         timeline.done(step)
     except OSError as error:
         raise BootFailed(f"{step}: {error}", "`popnet doctor` tells what this host allows") from error
-    return Prepared(pid, ours, group, tree, views, files)
+    return Prepared(pid, ours, group, tree, views, doors is None, missing, tuple(refused), latency, files)
 
 
 def _file_system() -> tuple[int | None, int | None]:
@@ -201,13 +224,13 @@ class Daemon:
         self._console_lines: list[str] = []
         self.views = Views(prepared.tree, prepared.views)
         self._next_refresh: asyncio.TimerHandle | None = None
-        self._refused: list[str] = []  # of what a kernel with its cores alone should have
-        self._latency: int | None = None
+        self._refused = prepared.refused
+        self._latency = prepared.latency
         self._files = prepared.files
         self._file_service: FileService | None = None
-        # Joining a control group can take 20 ms (cpuset of v1 waits for all CPUs), so it goes on beside the
-        # rest.
-        self._partition = asyncio.create_task(asyncio.to_thread(self._apply_partition, prepared))
+        self._missing = prepared.missing
+        # Moving init into its control group can take 20 ms, so it goes on beside the rest.
+        self._join = asyncio.create_task(asyncio.to_thread(_join, prepared)) if prepared.moves else None
 
     async def start(self) -> None:
         """Bring the kernel online. Raises BootFailed, which names the step and the reason."""
@@ -218,16 +241,18 @@ class Daemon:
         if kernel.init is None and self._parameters.init_arguments:
             words = " ".join(self._parameters.init_arguments)
             self.say("notice", f"Unknown boot parameters {words!r} would be arguments of an init of your own")
-        step = "nic"
+        step = self.timeline.begin("nic")
         try:
             self._start_nic()
             self.timeline.done(step)
-            step = "cgroup"
-            for missing in await self._partition:
+            for missing in self._missing:
                 self.say("warning", f"{missing}: no control group here, so the limit is not enforced")
             self._memory = OutOfMemory(self._group, self._out_of_memory)
-            self.timeline.done(step)
-            step = "root"
+            if self._join is not None:
+                step = self.timeline.begin("join")
+                await self._join
+                self.timeline.done(step)
+            step = self.timeline.begin("root")
             await self.init.wait_ready()
             await self._show_views()
             await self.devices.set(kernel.devices)
@@ -235,20 +260,20 @@ class Daemon:
             for refused in (*self.init.refused, *self._refused):
                 self.say("warning", f"cores alone, but this host refuses: {refused}")
             self.say("info", f"init: {kernel.init or 'pid 1'}, root is up, CPUs {format_cpus(kernel.cpus)}")
-            step = "ttys"
+            step = self.timeline.begin("ttys")
             for n in range(kernel.ttys):
                 console = Console(n, self.init, self.config.shell, self.config.environment)
                 await console.start(self.endpoint, self.config.generation)
                 self.consoles.append(console)
             await self._print_lines()
             self.timeline.done(step)
-            step = "services"
+            step = self.timeline.begin("services")
             self._start_services()
             if kernel.files == "serve":
                 await self._share_files()
             self.timeline.done(step)
             if kernel.init is not None:
-                step = "init"
+                step = self.timeline.begin("init")
                 await self._watch_program()
                 self.timeline.done(step)
         except BootFailed:
@@ -305,28 +330,11 @@ class Daemon:
         lines, self._console_lines = self._console_lines, []
         await self.consoles[0].print("".join(lines))
 
-    def _apply_partition(self, prepared: Prepared) -> list[str]:
-        """Put init into its control group and let it go on; returns the limits that were not set."""
-        kernel = self.config.kernel
-        missing = prepared.group.limit(
-            format_cpus(kernel.cpus), kernel.memory_bytes, format_cpus(kernel.memory_nodes)
-        )
-        if kernel.isolated:
-            self._latency = realtime.hold_latency()
-            if self._latency is None:
-                self._refused.append("/dev/cpu_dma_latency, so idle CPUs take longer to wake")
-            if reason := realtime.isolate(prepared.group.directories.get("cpuset")):
-                self._refused.append(reason)
-        # Either fails only if init has ended, and then `wait_ready` tells why.
-        with contextlib.suppress(ProcessLookupError):
-            prepared.group.add(prepared.init_pid)
-        with contextlib.suppress(OSError):
-            send_packet(prepared.channel, {"op": "go", "cpuset": "cpuset" not in missing})
-        return missing
-
     def _start_nic(self) -> None:
         config = self.config
         kernel = config.kernel
+        # Until here the daemon may use any CPU, so that it does not wait for init, which builds the root.
+        os.sched_setaffinity(0, config.housekeeping or kernel.cpus)
         self._tap = tap.open_tap("eth0", offload=kernel.offload)
         networks, mtu = (config.subnet, config.subnet6), kernel.mtu
         configured = nic.configure("eth0", config.kid, *networks, mtu, IPv4Address(config.address))
@@ -351,8 +359,12 @@ class Daemon:
         self._link_watch = LinkWatch(configured.index)
         loop.add_reader(self._link_watch.fd, self._link_changed)
         self.links.start_frames(self.pump)
-        self._pump_thread = threading.Thread(target=self.pump.run, name="pump", daemon=True)
-        self._pump_thread.start()
+        thread = threading.Thread(target=self.pump.run, name="pump", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:  # how Python says that Linux gives no more threads
+            raise OSError(errno.EAGAIN, f"cannot start the pump's thread: {error}") from None
+        self._pump_thread = thread
         self.say("info", f"eth0: {addresses.mac_text(config.kid)}, {configured.ipv4}, mtu {configured.mtu}")
 
     def _start_services(self) -> None:
@@ -522,6 +534,15 @@ class Daemon:
             if timer is not None:
                 timer.cancel()
         self.views.close()
+
+
+def _join(prepared: Prepared) -> None:
+    """Put init into its control group and let it go on."""
+    # Either fails only if init has ended, and then `wait_ready` tells why.
+    with contextlib.suppress(ProcessLookupError):
+        prepared.group.add(prepared.init_pid)
+    with contextlib.suppress(OSError):
+        send_packet(prepared.channel, {"op": "go"})
 
 
 def name_process(name: str) -> None:

@@ -10,12 +10,16 @@ from typing import Any
 
 from popnet.core.errors import BootFailed, LinkViolation, PopnetError
 from popnet.kernel.cgroup import Group
+from popnet.kernel.timeline import last_begun
 from popnet.machine.spec import KernelSpec
 from popnet.transport.handover import receive_packet, send_packet
 
 
 class Incarnation:
     """Generation *generation* of *kernel*.
+
+    Args:
+        steps: the pipe into which its daemon tells the steps of its boot (`timeline`); taken over.
 
     Attributes:
         pid: of its daemon; 0 until it is forked.
@@ -34,6 +38,7 @@ class Incarnation:
         group: Group,
         on_packet: Callable[["Incarnation", dict[str, Any], list[int]], None],
         on_death: Callable[["Incarnation"], None],
+        steps: int = -1,
     ) -> None:
         loop = asyncio.get_running_loop()
         self.kernel = kernel
@@ -50,6 +55,7 @@ class Incarnation:
         self._pidfd = -1
         self._to_kill = False
         self._handover = handover
+        self._steps = steps
         self._on_packet = on_packet
         self._on_death = on_death
         handover.setblocking(False)
@@ -77,6 +83,11 @@ class Incarnation:
         if self._pidfd >= 0:
             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
+    def came_online(self, timeline: list[dict[str, Any]]) -> None:
+        """Its boot is over; *timeline* tells how it went."""
+        self._close_steps()
+        self.online.set_result(timeline)
+
     def failed(self, reason: str, hint: str) -> None:
         """The daemon said why it must end."""
         self.failure = BootFailed(reason, hint)
@@ -89,14 +100,23 @@ class Incarnation:
         self._drain()
         self.reason = self._reason(code)
         if not self.online.done():
+            if not self.stopping and self._steps >= 0:
+                self.reason = f"{last_begun(self._steps)}: {self.reason}"
+                self.failure = BootFailed(self.reason)
             self.online.set_exception(BootFailed(self.reason))
             self.online.exception()  # seen: nobody may be waiting
         asyncio.get_running_loop().remove_reader(self._handover)
         self._handover.close()
+        self._close_steps()
         if self._pidfd >= 0:
             asyncio.get_running_loop().remove_reader(self._pidfd)
             os.close(self._pidfd)
             self._pidfd = -1
+
+    def _close_steps(self) -> None:
+        if self._steps >= 0:
+            os.close(self._steps)
+            self._steps = -1
 
     def _reason(self, code: int) -> str:
         if self.failure is not None:

@@ -7,7 +7,7 @@ The daemon asks over a packet socket (the only channel between the two; both end
 request has an `id`:
 
     daemon -> init                                        init -> daemon
-    go      cpuset (first, once)                          ready refused + programs' listener (+ views)
+    go      (first, once; unless init joins its group)    ready refused + programs' listener (+ views)
                                                           | failed step reason
     spawn   id argv env cwd [path] + stdin stdout stderr  spawned id pid           | error id code message
     spawn   ... pidfd=true                                spawned id pid + pidfd, last
@@ -44,7 +44,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from popnet.core import limits
-from popnet.kernel import filewire, filework, jitter, linux, realtime, rootfs, viewmounts
+from popnet.kernel import cgroup, filewire, filework, jitter, linux, realtime, rootfs, viewmounts
 from popnet.program.greeting import SOCKET_PATH
 from popnet.transport.handover import receive_packet, send_packet
 from popnet.tty import pty, sshd
@@ -70,6 +70,8 @@ class InitPlan:
         alone: the CPUs that the kernel has alone, if it does.
         shares_files: whether it has a /io for others.
         remote_files: the file system to mount on /io.
+        doors: of its control group, to enter once the root is built; None if the daemon moves it.
+        cpus: what it may run on, if its group does not say so.
     """
 
     root: rootfs.RootPlan
@@ -84,13 +86,15 @@ class InitPlan:
     alone: tuple[int, ...] = ()
     shares_files: bool = False
     remote_files: int | None = None
+    doors: tuple[int, ...] | None = None
+    cpus: tuple[int, ...] | None = None
 
 
 def run(channel: socket.socket, plan: InitPlan) -> NoReturn:
     """Be init; never returns."""
     try:
         kept = (channel.fileno(), plan.user_namespace, plan.file_system, plan.remote_files)
-        linux.close_descriptors([fd for fd in kept if fd is not None])
+        linux.close_descriptors([fd for fd in (*kept, *(plan.doors or ())) if fd is not None])
         _become_init(channel, plan)
         if plan.program:
             _become_program(channel, plan)
@@ -112,12 +116,12 @@ def _become_init(channel: socket.socket, plan: InitPlan) -> None:
             refused = realtime.allow_in_process()
         views = rootfs.build(plan.root, plan.mount_point, partial(_show, plan))
         step = "init"
-        go = receive_packet(channel)
-        if go is None:  # "go": the daemon has put this process into its control group
+        if plan.doors is not None:
+            cgroup.enter(plan.doors)
+        elif receive_packet(channel) is None:  # "go": the daemon has put this process into its control group
             os._exit(0)
-        if go[0].get("cpuset"):
-            # The group alone says where it may run, from now on: a mask of its own would outlive an update.
-            os.sched_setaffinity(0, range(limits.CPUS_MAX))
+        # If the group says where it may run, it does so alone: a mask of its own would outlive an update.
+        os.sched_setaffinity(0, range(limits.CPUS_MAX) if plan.cpus is None else plan.cpus)
         linux.setns(plan.user_namespace, linux.CLONE_NEWUSER)
         os.close(plan.user_namespace)
         linux.unshare(linux.CLONE_NEWNS | linux.CLONE_NEWCGROUP)

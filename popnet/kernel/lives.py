@@ -152,7 +152,7 @@ class Lives:
             return False
         kernel.timeline = timeline
         self.handle(kernel, states.Online(incarnation.generation))
-        incarnation.online.set_result(kernel.timeline)
+        incarnation.came_online(kernel.timeline)
         return True
 
     def lost_link(self, kernel: Entry, reason: str) -> None:

@@ -7,8 +7,10 @@ dies with it: each
 link of the chain is a parent-death signal, so that nothing survives a primary killed by -9, hung daemons
 included.
 
-    primary -> loader   boot config group + the daemon's handover socket, the directory  |  affinity cpus
-    loader -> primary   forked kid generation pid + pidfd  |  exited kid generation code
+    primary -> loader   boot config group + the daemon's handover socket, the directory, a pipe for its steps
+                        affinity cpus
+    loader -> primary   forked kid generation pid + pidfd  |  refused kid generation reason
+                        exited kid generation code
 """
 
 import contextlib
@@ -61,6 +63,7 @@ class _Loader:
     def __init__(self, channel: socket.socket) -> None:
         self._channel = channel
         self._daemons: dict[int, tuple[int, int]] = {}  # pid -> kid, generation
+        self._pid = os.getpid()
 
     def serve(self) -> None:
         woken, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -84,12 +87,19 @@ class _Loader:
                     self._boot(*packet)
 
     def _boot(self, request: dict[str, Any], fds: list[int]) -> None:
-        pid = os.fork()
+        kid, generation = request["config"]["kernel"]["kid"], request["config"]["generation"]
+        try:
+            pid = os.fork()
+        except OSError as error:  # no process is left, or no memory: this kernel fails, the loader goes on
+            refused = {"op": "refused", "kid": kid, "generation": generation, "reason": str(error)}
+            send_packet(self._channel, refused)
+            return
+        finally:
+            if os.getpid() == self._pid:
+                for fd in fds:
+                    os.close(fd)
         if pid == 0:
             _become_daemon(request, fds)
-        for fd in fds:
-            os.close(fd)
-        kid, generation = request["config"]["kernel"]["kid"], request["config"]["generation"]
         self._daemons[pid] = (kid, generation)
         pidfd = os.pidfd_open(pid)
         answer = {"op": "forked", "kid": kid, "generation": generation, "pid": pid}
@@ -123,11 +133,11 @@ def _become_daemon(request: dict[str, Any], fds: list[int]) -> NoReturn:
         os.setsid()
         lead_session()
         linux.close_descriptors(fds)
-        handover, directory = fds
+        handover, directory, told = fds
         gc.enable()
         group = Group({name: Path(path) for name, path in request["group"].items()})
         config = BootConfig.from_json(request["config"])
-        code = secondary.run(config, group, socket.socket(fileno=handover), directory)
+        code = secondary.run(config, group, socket.socket(fileno=handover), directory, told)
     except BaseException:  # noqa: BLE001  nothing above this frame belongs to this process
         traceback.print_exc()
     finally:

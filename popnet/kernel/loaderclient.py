@@ -6,6 +6,7 @@ are is recorded on the way, so that a clean-up after a crash of the primary find
 """
 
 import asyncio
+import os
 import signal
 import socket
 import time
@@ -68,6 +69,7 @@ class LoaderClient:
         OSError, ValueError, PopnetError, and nothing is left then."""
         started_at_s = time.monotonic()
         ours, theirs = create_handover()
+        steps, told = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         generation = kernel.life.generation
         try:
             config = boot_config(
@@ -87,13 +89,15 @@ class LoaderClient:
             }
             if config.housekeeping:  # the loader too leaves the cores that this kernel has alone
                 send_packet(self._channel, {"op": "affinity", "cpus": list(config.housekeeping)})
-            send_packet(self._channel, packet, (theirs.fileno(), self._directory_fd))
+            send_packet(self._channel, packet, (theirs.fileno(), self._directory_fd, told))
         except BaseException:
             ours.close()
+            os.close(steps)
             raise
         finally:
             theirs.close()
-        return Incarnation(kernel.spec, generation, ours, group, on_packet, on_death)
+            os.close(told)
+        return Incarnation(kernel.spec, generation, ours, group, on_packet, on_death, steps)
 
     def _receive(self) -> None:
         try:
@@ -111,6 +115,9 @@ class LoaderClient:
         if message["op"] == "forked":
             self._ownership.add_process(message["pid"])
             incarnation.forked(message["pid"], fds[0])
+        elif message["op"] == "refused":
+            incarnation.failed(f"fork: {message['reason']}", "end something, or allow more processes")
+            self._reaped(kernel, incarnation, 1)
         else:
             self._reaped(kernel, incarnation, message["code"])
 

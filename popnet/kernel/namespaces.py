@@ -8,18 +8,15 @@ outside) that *owns* its network, UTS and IPC namespaces, so that root inside a 
 and nothing else.
 
 One process cannot create these and keep the machine's powers, which are still needed for mounting; hence the
-*anchor*: a
-short-lived child that enters a new user namespace, has its ids mapped by the daemon, makes the namespaces
-there and waits
-until the daemon has opened or joined them.
+*anchor*: a short-lived child (`native/anchor.c`) that is born in all of them, has its ids mapped by the
+daemon, and waits until the daemon has opened or joined them.
 
-    daemon                           anchor (forked)
-    fork ------------------------->  unshare(user)
-    write uid_map, gid_map  <------  "unshared"
-    "mapped" --------------------->  unshare(net, uts, ipc)
-    join net, uts, ipc;     <------  "made"
+    daemon                           anchor (shares the daemon's memory, runs none of its code)
+    anchor() --------------------->  in new user, net, uts, ipc namespaces
+    write uid_map, gid_map
+    join net, uts, ipc;
     keep a descriptor of user
-    reap                    ------>  exit
+    close its pipe, reap  -------->  exit
 
 The daemon ends in the kernel's net, UTS and IPC namespaces but in the machine's user namespace. Init (forked
 later) builds the
@@ -32,6 +29,7 @@ import os
 from pathlib import Path
 
 from popnet.kernel import linux
+from popnet.transport._native import anchor
 
 _JOINED = (("net", linux.CLONE_NEWNET), ("uts", linux.CLONE_NEWUTS), ("ipc", linux.CLONE_NEWIPC))
 
@@ -60,70 +58,47 @@ def enter_kernel() -> int:
 
     The caller must have one thread only. Init is to be forked with `linux.fork_into(linux.CLONE_NEWPID)`.
     """
-    anchor = _Anchor()
     try:
-        _map_ids(anchor.pid)
-        anchor.proceed()
-        user = os.open(f"/proc/{anchor.pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+        pid, end = anchor(linux.CLONE_NEWUSER | linux.CLONE_NEWNET | linux.CLONE_NEWUTS | linux.CLONE_NEWIPC)
+    except OSError as error:
+        what = f"make user, net, uts and ipc namespaces: {error.strerror}"
+        raise OSError(error.errno, what) from None
+    try:
+        _map_ids(pid)
+        user = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
         for name, kind in _JOINED:
-            fd = os.open(f"/proc/{anchor.pid}/ns/{name}", os.O_RDONLY | os.O_CLOEXEC)
+            fd = os.open(f"/proc/{pid}/ns/{name}", os.O_RDONLY | os.O_CLOEXEC)
             try:
                 linux.setns(fd, kind)
             finally:
                 os.close(fd)
     finally:
-        anchor.end()
+        os.close(end)
+        os.waitpid(pid, 0)
     return user
 
 
 def _map_ids(pid: int) -> None:
     """Map every id of this user namespace to itself in that of *pid*."""
-    if "deny" in Path("/proc/self/setgroups").read_text():
-        Path(f"/proc/{pid}/setgroups").write_text("deny")
+    if b"deny" in _read("/proc/self/setgroups"):
+        _write(f"/proc/{pid}/setgroups", b"deny")
     for name in ("uid_map", "gid_map"):
-        ranges = [line.split() for line in Path(f"/proc/self/{name}").read_text().splitlines()]
-        Path(f"/proc/{pid}/{name}").write_text("".join(f"{first} {first} {n}\n" for first, _, n in ranges))
+        ranges = [line.split() for line in _read(f"/proc/self/{name}").splitlines()]
+        _write(f"/proc/{pid}/{name}", b"".join(b"%b %b %b\n" % (first, first, n) for first, _, n in ranges))
 
 
-class _Anchor:
-    """The short-lived child in which a kernel's namespaces are made; see the module's theory of operation."""
+def _read(path: str) -> bytes:
+    """A small file of /proc, without the costs of a text file: every boot reads three."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, 4096)
+    finally:
+        os.close(fd)
 
-    def __init__(self) -> None:
-        self._told, child_tells = os.pipe()
-        child_told, self._tell = os.pipe()
-        self.pid = os.fork()
-        if self.pid == 0:
-            os.close(self._told)
-            os.close(self._tell)
-            self._run(child_told, child_tells)
-        os.close(child_tells)
-        os.close(child_told)
-        self._wait("make a user namespace")
 
-    @staticmethod
-    def _run(told: int, tells: int) -> None:
-        try:
-            linux.unshare(linux.CLONE_NEWUSER)
-            os.write(tells, b"+")
-            os.read(told, 1)
-            linux.unshare(linux.CLONE_NEWNET | linux.CLONE_NEWUTS | linux.CLONE_NEWIPC)
-            os.write(tells, b"+")
-            os.read(told, 1)
-        except OSError as error:
-            os.write(tells, str(error).encode())
-        finally:
-            os._exit(0)
-
-    def _wait(self, what: str) -> None:
-        answer = os.read(self._told, 256)
-        if answer != b"+":
-            raise OSError(f"{what}: {answer.decode() or 'the process that does it died'}")
-
-    def proceed(self) -> None:
-        os.write(self._tell, b"+")
-        self._wait("make net, uts and ipc namespaces")
-
-    def end(self) -> None:
-        os.close(self._tell)
-        os.close(self._told)
-        os.waitpid(self.pid, 0)
+def _write(path: str, data: bytes) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, data)
+    finally:
+        os.close(fd)

@@ -226,6 +226,7 @@ class Primary:
             "run_dir": str(self._ownership.directory.parent),
             "cgroup_controllers": list(self._tree.controllers),
             "gateway": self.gateway(),
+            "checks": [check.row() for check in machine.checks],
         }
 
     def tell(self, kind: str, text: str) -> None:

@@ -33,11 +33,17 @@ GRACE_S: Final = 0.5
 """Seconds that programs have to end after SIGTERM when a kernel is shut down."""
 
 
-def run(config: BootConfig, group: Group, handover: socket.socket, directory: int) -> int:
+DIE_IN: Final = "POPNET_DIE_IN"
+"""Environment variable, for tests: `KERNEL:STEP,…`: the daemons of these kernels kill themselves there."""
+
+
+def run(config: BootConfig, group: Group, handover: socket.socket, directory: int, told: int) -> int:
     """Be the daemon of the kernel that *config* describes; returns its exit status."""
     name_process(config.kernel.name)
     logs.identify(config.kernel.name, config.generation)
-    timeline = Timeline(config.started_at_s)
+    victims = dict(one.partition(":")[::2] for one in os.environ.get(DIE_IN, "").split(","))
+    timeline = Timeline(config.started_at_s, told, victims.get(config.kernel.name, ""))
+    timeline.begin("fork")
     timeline.done("fork")
     os.close(directory)
     secondary = _Secondary(config, handover, timeline)
@@ -46,7 +52,14 @@ def run(config: BootConfig, group: Group, handover: socket.socket, directory: in
     except BootFailed as error:
         secondary.tell_failure(error)
         return 1
-    loop.run(secondary.main(prepared))
+    try:
+        loop.run(secondary.main(prepared))
+    except (
+        OSError,
+        RuntimeError,
+    ) as error:  # no more threads, descriptors, memory: the primary must know why
+        secondary.tell_failure(BootFailed(f"{timeline.step}: {error}"))
+        raise
     return secondary.code
 
 
@@ -80,11 +93,14 @@ class _Secondary:
         running.add_reader(self._handover, self._receive_packet)
         daemon.beat()
         try:
+            self._timeline.begin("windows")
             await daemon.links.connect(0)
             self._timeline.done("windows")
+            self._timeline.begin("check-in")
             self._check_in()
             self._timeline.done("check-in")
             await daemon.start()
+            self._timeline.over()
             self._tell({"online": True, "timeline": self._timeline.rows()})
         except BootFailed as error:
             self.tell_failure(error)

@@ -16,6 +16,7 @@ from typing import Any
 
 from popnet.core.errors import InvalidMachineFile
 from popnet.machine import cmdline
+from popnet.machine.checks import Checks
 from popnet.machine.cmdline import BootParameters
 from popnet.machine.document import read
 from popnet.machine.gatewayspec import LISTEN_ALLOWED, GatewaySpec, tcp_address
@@ -86,13 +87,16 @@ def loads(
     wires.links(top.links)
     wires.nics(top.nics)
     wires.plan(top.faults)
-    for problem in problems + wires.problems:
+    checks = Checks([PRIMARY, *(name for name in sections if name != PRIMARY)])
+    checks.read(top.checks)
+    for problem in problems + wires.problems + checks.problems:
         report.add(problem)
     gateway = _gateway(report)
     if spec is None or report.lines:
         raise report.error()
     spec = replace(spec, gateway=gateway)
-    return replace(spec, impairments=tuple(wires.impairments.items()), faults=tuple(wires.faults))
+    impairments, faults = tuple(wires.impairments.items()), tuple(wires.faults)
+    return replace(spec, impairments=impairments, faults=faults, checks=tuple(checks.checks))
 
 
 def load_image(directory: str) -> Image:

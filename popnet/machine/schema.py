@@ -4,6 +4,7 @@ The project's one door to pydantic. A section is checked by `checked`, which nev
 problem, and the section without its wrong keys, so that what does not hang on them can be checked as well.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from typing import Annotated, Any, Final, TypeVar
@@ -48,6 +49,9 @@ NetworkType = TypeVar("NetworkType", IPv4Network, IPv6Network)
 SectionType = TypeVar("SectionType", bound="Section")
 
 API_VERSION: Final = "popnet/v1"
+CHECK_STATES: Final = ("offline", "loaded", "online", "failed")
+"""States that a check can wait for; the others are on the way to one of these."""
+
 AUTO: Final = "auto"
 
 _PRIVATE: Final = tuple(map(IPv4Network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")))
@@ -376,6 +380,7 @@ class FileSection(Section):
     nics: Any = None
     faults: Any = None
     gateway: Any = None
+    checks: Any = None
 
 
 def _text_or_number(parse: Callable[[str], Any], allowed: str) -> PlainValidator:
@@ -516,6 +521,73 @@ class FaultSection(Section):
     flap: Annotated[Any, _shape(FlapSection)] = Field(default=None, description="Down and up, several times.")
 
 
+def _check_kernels(value: object) -> tuple[str, ...]:
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise ValueError(
+            f"got {shown(value)}; allowed: the name of a kernel, a list of names, or {CHECK_ALL!r}"
+        )
+    return tuple(names)
+
+
+def _check_command(value: object) -> tuple[str, ...]:
+    if isinstance(value, str) and value.strip():
+        return ("sh", "-c", value)
+    if not isinstance(value, list) or not value or not all(isinstance(word, str) and word for word in value):
+        raise ValueError(f"got {shown(value)}; allowed: a line for the shell, or a list of words")
+    return tuple(value)
+
+
+def _pattern(text: str) -> str:
+    try:
+        re.compile(text.replace("{kernel}", "kernel"))
+    except re.error as error:
+        raise ValueError(f"got {text!r}: no regular expression: {error}") from None
+    return text
+
+
+def _nonempty(text: str) -> str:
+    if not text.strip() or not text.isprintable():
+        raise ValueError(f"got {text!r}; allowed: a few words on one line")
+    return text
+
+
+CHECK_ALL: Final = "all"
+_LIST_OR_TEXT: Final = {
+    "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]
+}
+CheckKernels = Annotated[
+    tuple[str, ...] | None, PlainValidator(_check_kernels), WithJsonSchema(_LIST_OR_TEXT)
+]
+CheckCommand = Annotated[
+    tuple[str, ...] | None, PlainValidator(_check_command), WithJsonSchema(_LIST_OR_TEXT)
+]
+CheckName = Annotated[str | None, _text(_nonempty, "a few words"), WithJsonSchema({"type": "string"})]
+Pattern = Annotated[str, _text(_pattern, "a regular expression"), WithJsonSchema({"type": "string"})]
+CheckStatus = Annotated[int, _whole(0, 255), _whole_schema(0, 255)]
+CheckState = Annotated[str | None, _one_of(*CHECK_STATES), WithJsonSchema({"enum": list(CHECK_STATES)})]
+
+
+class CheckSection(Section):
+    """One self-check: one of run, reach, state."""
+
+    name: CheckName = Field(default=None, description="What must be true, in a few words.")
+    kernel: CheckKernels = Field(
+        default=None, description="Whom it concerns: a kernel, a list of them, or all (of reach, state: all)."
+    )
+    run: CheckCommand = Field(
+        default=None, description="A command: a line for the shell, or a list of words."
+    )
+    status: CheckStatus = Field(default=0, description="The exit status that the command must have.")
+    stdout: Pattern = Field(
+        default="", description="A regular expression found in what it prints; {kernel}: the kernel's name."
+    )
+    stderr: Pattern = Field(default="", description="The same of its errors.")
+    reach: CheckKernels = Field(default=None, description="Kernels that must answer a ping.")
+    state: CheckState = Field(default=None, description="The state to be in.")
+    timeout: SomeTime = Field(default=10 * 10**9, description="How long it may take: 10s.")
+
+
 class MachineFile(FileSection):
     """A popnet machine: which kernels exist."""
 
@@ -529,6 +601,7 @@ class MachineFile(FileSection):
     gateway: GatewaySection | None = Field(
         default=None, description="The ssh server that the machine starts; the user name picks the kernel."
     )
+    checks: list[CheckSection] = Field(default=[], description="What `popnet check` looks at.")
 
 
 def _file_path(text: str) -> str:

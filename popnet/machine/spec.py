@@ -5,6 +5,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from popnet.core import addresses
 from popnet.core.errors import NoSuchKernel
+from popnet.machine.checks import Check
 from popnet.machine.devices import SHARED
 from popnet.machine.faults import Fault, Way
 from popnet.machine.gatewayspec import GatewaySpec
@@ -94,6 +95,7 @@ class MachineSpec:
         impairments: of links and NICs, from the start on.
         faults: what goes wrong later.
         gateway: the ssh server that the machine starts; None: none.
+        checks: what must be true of it while it runs.
     """
 
     name: str
@@ -107,6 +109,7 @@ class MachineSpec:
     impairments: tuple[tuple[Way, Impairment], ...] = ()
     faults: tuple[Fault, ...] = ()
     gateway: GatewaySpec | None = None
+    checks: tuple[Check, ...] = ()
 
     @property
     def housekeeping(self) -> tuple[int, ...]:

@@ -39,6 +39,10 @@ def look(links: Sequence[Link], spin_us: int, /) -> bool:
 def looks(links: Sequence[Link], /) -> bool:
     """Whether `look` would spin at these links, as far as they have learnt."""
 
+def anchor(flags: int, /) -> tuple[int, int]:
+    """A child in the new namespaces *flags* (CLONE_NEW…), which shares this process's memory and runs nothing
+    of it: (pid, fd). It ends when *fd* is closed; reap it then. One at a time. OSError: the host refuses."""
+
 def fates(config: Buffer, table: Buffer, frames: list[tuple[int, int]], /) -> list[tuple[int, ...]]:
     """What (now_ns, size) frames meet, one after the other: lost, reordered, copies, dropped by the rate, the
     bit that is turned, and when both copies are due. For tests."""

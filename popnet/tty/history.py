@@ -8,6 +8,7 @@ were overwritten, and `read` says how many. The history never waits and knows no
 a byte keeps the source from appending (see hub).
 """
 
+import mmap
 from dataclasses import dataclass
 
 
@@ -32,7 +33,8 @@ class History:
     def __init__(self, size: int) -> None:
         if size < 1:
             raise ValueError(f"a history needs at least one byte, got {size}")
-        self._ring = bytearray(size)
+        # Not a bytearray: that writes its zeros, and a machine has many terminals that show little.
+        self._ring = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self._produced = 0
 
     @property
@@ -70,5 +72,5 @@ class History:
         count = min(limit, self._produced - start)
         index = start % self.size
         first = min(count, self.size - index)
-        data = bytes(self._ring[index : index + first]) + bytes(self._ring[: count - first])
+        data = self._ring[index : index + first] + self._ring[: count - first]
         return Piece(data, start + count, start - position)

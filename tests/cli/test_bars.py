@@ -3,7 +3,16 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from popnet.cli.bars import WIDTH, bar, boot_lines, fancy_ok, span, summary_line, timeline_lines
+from popnet.cli.bars import (
+    WIDTH,
+    bar,
+    boot_lines,
+    fancy_ok,
+    machine_lines,
+    span,
+    summary_line,
+    timeline_lines,
+)
 
 TIMELINE = [
     {"step": "partition", "start_ms": 100.0, "took_ms": 2.0},
@@ -56,3 +65,22 @@ def test_empty_timeline() -> None:
 
 def test_fancy_only_where_it_shows() -> None:
     assert fancy_ok("utf-8") and not fancy_ok("ascii") and not fancy_ok(None) and not fancy_ok("no-such")
+
+
+def test_a_machines_steps_share_one_axis() -> None:
+    timelines = {
+        "k1": [{"step": "fork", "start_ms": 0.0, "took_ms": 10.0}],
+        "longer": [
+            {"step": "fork", "start_ms": 0.0, "took_ms": 20.0},
+            {"step": "services", "start_ms": 20.0, "took_ms": 20.0},
+        ],
+        "off": [],
+    }
+    assert machine_lines(timelines, fancy=False) == [
+        "k1: online after 10 ms",
+        f"  fork      {'#' * 10:<40}     10 ms",
+        "",
+        "longer: online after 40 ms",
+        f"  fork      {'#' * 20:<40}     20 ms",
+        f"  services  {' ' * 20}{'#' * 20}     20 ms",
+    ]

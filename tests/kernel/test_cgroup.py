@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from popnet.kernel.cgroup import Tree
+from popnet.kernel import cgroup
+from popnet.kernel.cgroup import Group, Tree
 
 OURS = f"popnet-demo-{os.getpid()}"
 
@@ -134,3 +135,26 @@ def test_remove_takes_away_what_was_made_and_nothing_else(v1: Path) -> None:
     tree.remove()
     assert sorted(path.name for path in (v1 / "memory").iterdir()) == ["docker"]
     assert not (v1 / "cpuset" / OURS).exists()
+
+
+def test_a_thread_enters_a_v1_group_by_itself(v1: Path) -> None:
+    group = Tree("demo", lambda path: None, v1, "3:cpuset:/\n2:memory:/\n").group("k1")
+    for directory in group.directories.values():
+        (directory / "tasks").write_text("")
+    doors = group.doors()
+    assert doors is not None
+    cgroup.enter(doors)
+    assert {(d / "tasks").read_text() for d in group.directories.values()} == {"0"}, "0: whoever writes it"
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(doors[0])
+
+
+def test_v2_has_no_such_way_and_nothing_is_left_open(v2: Path) -> None:
+    group = Tree("demo", lambda path: None, v2, "0::/user.slice\n").group("k1")
+    opened = len(list(Path("/proc/self/fd").iterdir()))
+    assert group.doors() is None
+    assert len(list(Path("/proc/self/fd").iterdir())) == opened
+
+
+def test_a_group_of_nothing_has_no_doors() -> None:
+    assert Group({}).doors() == ()

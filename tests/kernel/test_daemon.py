@@ -1,12 +1,11 @@
-"""The daemon's share of a boot that fails in init: the reason must be init's."""
+"""The daemon's share of a boot where it has to move init into its control group, and init may have ended."""
 
 import asyncio
 import socket
-from types import SimpleNamespace
 from typing import Any, cast
 
 from popnet.kernel.cgroup import Group
-from popnet.kernel.daemon import Daemon, Prepared
+from popnet.kernel.daemon import Prepared, _join
 from popnet.transport.handover import create_handover, receive_packet
 
 
@@ -17,16 +16,14 @@ class GoneGroup(Group):
         raise ProcessLookupError(3, "No such process")
 
 
-def _partition(channel: socket.socket, group: Group) -> list[str]:
-    kernel = SimpleNamespace(cpus=(0,), memory_bytes=1 << 30, memory_nodes=(), isolated=False)
-    daemon: Any = SimpleNamespace(config=SimpleNamespace(kernel=kernel))
-    return Daemon._apply_partition(daemon, Prepared(1, channel, group, cast("Any", None), None))
+def _move(channel: socket.socket, group: Group) -> None:
+    _join(Prepared(1, channel, group, cast("Any", None), None, True, []))
 
 
-async def test_init_is_told_to_go_on_and_limits_that_miss_are_named() -> None:
+async def test_init_is_told_to_go_on() -> None:
     ours, theirs = create_handover()
-    assert await asyncio.to_thread(_partition, ours, Group({})) == ["cpuset", "memory"]
-    assert receive_packet(theirs) == ({"op": "go", "cpuset": False}, [])
+    await asyncio.to_thread(_move, ours, Group({}))
+    assert receive_packet(theirs) == ({"op": "go"}, [])
     ours.close()
     theirs.close()
 
@@ -34,6 +31,6 @@ async def test_init_is_told_to_go_on_and_limits_that_miss_are_named() -> None:
 async def test_an_init_that_has_ended_is_no_failure_of_the_control_group() -> None:
     ours, theirs = create_handover()
     theirs.close()
-    assert _partition(ours, GoneGroup({})) == ["cpuset", "memory"]
+    _move(ours, GoneGroup({}))
     ours.close()
-    assert _partition(ours, Group({})) == ["cpuset", "memory"]
+    _move(ours, Group({}))

@@ -1,10 +1,14 @@
 """A kernel's namespaces: its own, owned by a user namespace of its own; the host's stay as they were."""
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from popnet.kernel import linux, namespaces
+from popnet.transport._native import anchor
 from tests.kernel.inside import in_child
 
 KINDS = ("user", "mnt", "net", "uts", "ipc", "pid")
@@ -61,3 +65,29 @@ def test_nothing_is_left_of_the_anchor() -> None:
         return False
 
     assert in_child(child) is True
+
+
+def test_an_anchor_ends_with_its_maker() -> None:
+    """A maker that is killed before it has let go of its anchor leaves none."""
+
+    def child() -> int:
+        pid, _ = anchor(linux.CLONE_NEWUSER)
+        return os.pidfd_open(pid) and pid
+
+    pid = in_child(child)  # has exited, and with it the pipe's writing end
+    deadline = time.monotonic() + 20
+    while linux.process_start_time(pid) is not None and _state(pid) != "Z":
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_what_the_host_refuses_is_an_error() -> None:
+    with pytest.raises(OSError, match="Invalid argument"):
+        anchor(linux.CLONE_NEWUSER | 0x0000_0200)  # CLONE_FS: no namespace, and forbidden with CLONE_NEWUSER
+
+
+def _state(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return "Z"

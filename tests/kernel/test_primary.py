@@ -174,8 +174,9 @@ class Lab:
         if packet is None:
             asyncio.get_running_loop().remove_reader(self.loader)
             return
-        request, (handover, directory) = packet
+        request, (handover, directory, told) = packet
         os.close(directory)
+        os.close(told)
         kernel = FakeKernel(self, request, socket.socket(fileno=handover))
         self.kernels.append(kernel)
         if self.forks:

@@ -15,6 +15,7 @@
 #include "pump.c"
 #include "pump_python.c"
 #include "jitter.c"
+#include "anchor.c"
 
 static bool add_numbers(PyObject *module, const char *name, const uint32_t numbers[RINGS]) {
     PyObject *tuple = Py_BuildValue("(III)", numbers[HIGH], numbers[NORMAL], numbers[FRAMES]);
@@ -69,6 +70,7 @@ static PyMethodDef module_functions[] = {
     {"learn", native_learn, METH_VARARGS, NULL},
     {"fates", native_fates, METH_VARARGS, NULL},
     {"jitter", native_jitter, METH_VARARGS, NULL},
+    {"anchor", native_anchor, METH_VARARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 

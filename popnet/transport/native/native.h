@@ -17,6 +17,7 @@
  *   route.c, pump.c    which frame goes where; the thread
  *   impaired.c         impairments in the pump's path; impair_python.c, as Python calls them
  *   pump_python.c      the pump and its captures, as Python calls them
+ *   anchor.c           the child in which a kernel's namespaces are made; nothing to do with the rest
  *
  * A link joins two kernels. Each of the two owns one window; see layout.h. What the peer did wrong is
  * recorded once in the link, which then refuses all work (Violation).
