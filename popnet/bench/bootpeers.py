@@ -20,7 +20,7 @@ from typing import Any, Final
 from popnet.bench.bed import Bed, Broken
 from popnet.bench.netwires import program
 
-START_S: Final = 150.0
+START_S: Final = 60.0
 """Seconds that the start of all of them may take."""
 
 MININET: Final = """\
@@ -36,8 +36,6 @@ for host in hosts: host.terminate()
 
 NAMESPACES: Final = ("--user", "--map-root-user", "--net", "--uts", "--ipc", "--mount", "--pid", "--fork")
 """Those that a kernel of popnet has; `unshare` makes them in one process."""
-
-INIT: Final = b"#!/bin/sh\necho ready\nwhile :; do sleep 3600; done\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,8 +147,8 @@ def namespaces(bed: Bed, n: int) -> Started:
     return _all(bed, [shell] * n)
 
 
-def _all(bed: Bed, commands: Sequence[Sequence[str]]) -> Started:
-    """Start them at once; each is ready when it prints a line with `ready` in it."""
+def _all(bed: Bed, commands: Sequence[Sequence[str]], ready: bytes = b"ready") -> Started:
+    """Start them at once; each is ready when it prints *ready*."""
     began = time.perf_counter()
     processes = []
     for command in commands:
@@ -160,7 +158,7 @@ def _all(bed: Bed, commands: Sequence[Sequence[str]]) -> Started:
         bed.at_end(process.kill)
         processes.append(process)
     for process in processes:
-        _wait_ready(process, began + START_S)
+        _wait_ready(process, ready, began + START_S)
     ready_s = time.perf_counter() - began
 
     def stop() -> None:
@@ -172,11 +170,11 @@ def _all(bed: Bed, commands: Sequence[Sequence[str]]) -> Started:
     return Started(ready_s, stop)
 
 
-def _wait_ready(process: "subprocess.Popen[bytes]", deadline: float) -> None:
+def _wait_ready(process: "subprocess.Popen[bytes]", ready: bytes, deadline: float) -> None:
     """Until *process* has said that it is ready. Raises Broken."""
     assert process.stdout is not None
     what, said = Path(str(process.args[0])).name, b""  # type: ignore[index]
-    while b"ready" not in said:
+    while ready not in said:
         left = deadline - time.perf_counter()
         if left <= 0 or not select.select([process.stdout], [], [], left)[0]:
             raise Broken(f"{what}: not ready within {START_S:g} s; it said {said[-80:]!r}")
@@ -217,28 +215,10 @@ def podman(bed: Bed, n: int) -> Started:
     return Started(started.ready_s, stop)
 
 
-def user_mode_linux(bed: Bed, n: int) -> Started:
-    """A Linux of its own each, with a ramdisk of busybox, whose init says when it is there."""
-    from popnet.image import ramdisk
-
-    initrd = bed.directory / "initrd"
-    found = ramdisk.members([ramdisk.find_program("busybox", "bench")], {"init": INIT})
-    initrd.write_bytes(ramdisk.archive(found, compress=False))
-    words = ["mem=64M", f"initrd={initrd}", "con0=fd:0,fd:1", "con=null", "quiet"]
-    commands = [
-        [str(program("linux.uml")), *words, f"uml_dir={bed.directory}", f"umid=uml{number}"]
-        for number in range(n)
-    ]
-    return _all(bed, commands)
-
-
 PEERS: Final = (
     Peer("popnet-full", "popnet, image full", "", (), popnet_machine("full")),
     Peer("popnet-light", "popnet, image light", "", ("busybox",), popnet_machine("light")),
     Peer("mininet", "Mininet hosts", "apt install mininet", ("mnexec",), mininet),
     Peer("unshare", "unshare, the same namespaces", "apt install util-linux", ("unshare",), namespaces),
     Peer("podman", "podman run busybox", "apt install podman runc", ("podman", "runc", "busybox"), podman, 8),
-    Peer(
-        "uml", "User-mode Linux", "apt install user-mode-linux", ("linux.uml", "busybox"), user_mode_linux, 8
-    ),
 )
