@@ -6,13 +6,15 @@ the next run of the tests takes seconds; remove STORAGE to begin anew. What is p
 slirp4netns, a process: this host gets no interface, address or rule.
 """
 
+import contextlib
+import fcntl
 import json
 import os
 import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -61,9 +63,20 @@ def why_not() -> str | None:
     return f"not installed: {', '.join(missing)}" if missing else None
 
 
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """The storage for one run of the tests at a time; what one that was killed left there goes first."""
+    STORAGE.mkdir(mode=0o700, exist_ok=True)
+    with open(STORAGE / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        podman("rm", "--all", "--force", "--time", "0", check=False)
+        for mount in reversed(mounts()):
+            subprocess.run(["umount", mount], capture_output=True, check=False)
+        yield
+
+
 def build() -> None:
     """popnet's image, as docs/containers.md says, on a base that was bootstrapped here."""
-    STORAGE.mkdir(mode=0o700, exist_ok=True)
     if podman("image", "exists", BASE, check=False).returncode != 0:
         _bootstrap()
     words = ["--format", "docker", "--network", "host", "--jobs", "2", "--layers", *_LIMITS]
@@ -73,6 +86,18 @@ def build() -> None:
         words += ["--build-arg", "PIP_CERT=/run/authorities.pem"]
     words += ["--build-arg", f"BASE={BASE}", "--tag", IMAGE, str(ROOT)]
     podman("build", *words, timeout_s=600)
+
+
+def mounts() -> list[str]:
+    """Mount points in the storage."""
+    points = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
+    return [point for point in points if point.startswith(str(STORAGE))]
+
+
+def put_away() -> list[str]:
+    """Unmount the storage, which podman leaves mounted on itself; mounts that are left then."""
+    subprocess.run(["umount", str(STORAGE / "root/overlay")], capture_output=True, check=False)
+    return mounts()
 
 
 def _bootstrap() -> None:

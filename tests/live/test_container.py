@@ -25,9 +25,11 @@ def image() -> Iterator[None]:
     if reason := containers.why_not():
         pytest.skip(reason)
     before = interfaces()
-    containers.build()
-    yield
-    assert podman("ps", "--all", "--quiet").stdout == ""
+    with containers.alone():
+        containers.build()
+        yield
+        assert podman("ps", "--all", "--quiet").stdout == ""
+        assert containers.put_away() == []
     assert interfaces() == before
 
 
