@@ -11,6 +11,7 @@ import popnet
 from popnet.cli import residue
 from popnet.core.errors import NoSuchMachine, NoSuchProgram, PeerDied, Refused
 from popnet.pytest_plugin import machine_file
+from tests.live.lab import nothing_left
 
 EXPERIMENTAL = bytes.fromhex("02706f706e02 02706f706e01 88b5") + b"x" * 46
 
@@ -22,7 +23,7 @@ async def machine(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[pop
     before = residue.take(tmp / "run")
     async with popnet.Machine.from_file(machine_file(tmp), name="api", run_dir=tmp / "run") as machine:
         yield machine
-    assert residue.left(before, before, residue.take(tmp / "run")) == []
+    nothing_left(before, before, tmp / "run")
 
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -42,7 +42,7 @@ def test_plan_apply_again_and_back(lab: Lab) -> None:
         str(256 << 10),
     ]
     lab.exec("k2", "ls", "/dev/tty1")
-    lab.exec("k3", "ping", "-c3", "-W5", "k1")
+    lab.ping("k3", "k1")
     assert len(json.loads(lab.popnet("-o", "json", "link").stdout)["items"]) == 2
     again = lab.popnet("apply", file)
     assert (again.stdout, again.stderr) == ("", "machine lab: nothing to do\n")
@@ -52,7 +52,7 @@ def test_plan_apply_again_and_back(lab: Lab) -> None:
     # One more of the same number must be heard by the others.
     lab.popnet("apply", file)
     address = lab.kernels()["k3"]["ipv4"]  # the name is known to those that boot later
-    lab.exec("k1", "ping", "-c3", "-W5", address)
+    lab.ping("k1", address)
 
 
 def test_a_kernel_that_does_not_boot_undoes_all_of_it(lab: Lab) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from popnet.cli import residue
 from popnet.pytest_plugin import machine_file
+from tests.live.lab import nothing_left
 
 pytest_plugins = "pytester"
 
@@ -55,6 +56,5 @@ def test_a_suite(pytester: pytest.Pytester, tmp_path: Path) -> None:
     result.stdout.fnmatch_lines(["*InvalidMachineFile*memroy*memory*"])
     saved = {path.name for path in (tmp_path / "inner").glob("test_that_fails*/popnet/*")}
     assert {"events.txt", "kernels.txt", "k1-dmesg.txt", "k1-tty0.txt"} <= saved
-    after = residue.take(tmp_path / "none")
-    assert residue.left(before, before, after) == []
+    nothing_left(before, before, tmp_path / "none")
     assert [str(path) for path in (tmp_path / "inner").glob("*/run/*")] == []

@@ -1,5 +1,6 @@
 """A kernel that has its core alone: what runs there, what it may, and how punctual it is said to be."""
 
+import contextlib
 import json
 import os
 import sys
@@ -32,9 +33,11 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 
 def threads(pid: int) -> dict[int, set[int]]:
     """The CPUs of each thread of a process."""
-    return {
-        int(task.name): os.sched_getaffinity(int(task.name)) for task in Path(f"/proc/{pid}/task").iterdir()
-    }
+    found = {}
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(ProcessLookupError):  # one of a pool may end meanwhile
+            found[int(task.name)] = os.sched_getaffinity(int(task.name))
+    return found
 
 
 def parent(pid: int) -> int:

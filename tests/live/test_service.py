@@ -177,7 +177,7 @@ def test_a_unit_starts_watches_restarts_and_stops_a_machine(lab: Lab, systemd: S
     # The event loop of the primary stops: the watchdog ends it, and it is started again.
     systemd.must("kill", "--kill-who=main", "--signal=SIGSTOP", "popnet@lab.service")
     wait_until(
-        lambda: systemd.show("popnet@lab.service")["NRestarts"] == "1", "the watchdog has it restarted", 60
+        lambda: systemd.show("popnet@lab.service")["NRestarts"] != "0", "the watchdog has it restarted", 60
     )
     wait_until(lambda: systemd.show("popnet@lab.service")["ActiveState"] == "active", "it is up again", 60)
     assert systemd.show("popnet@lab.service")["MainPID"] != shown["MainPID"]
