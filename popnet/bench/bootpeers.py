@@ -5,6 +5,7 @@ for work, and ends them. What manages them (a primary, Mininet's Python) is up b
 starts wherever it can be told apart. Ready is said by the started thing itself, never assumed.
 """
 
+import contextlib
 import json
 import os
 import select
@@ -36,6 +37,9 @@ for host in hosts: host.terminate()
 
 NAMESPACES: Final = ("--user", "--map-root-user", "--net", "--uts", "--ipc", "--mount", "--pid", "--fork")
 """Those that a kernel of popnet has; `unshare` makes them in one process."""
+
+
+PODMANS_GROUPS: Final = "*/libpod_parent"
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +188,17 @@ def _wait_ready(process: "subprocess.Popen[bytes]", ready: bytes, deadline: floa
         said += data
 
 
+def _forget_groups(before: set[Path]) -> Callable[[], None]:
+    """Removes podman's own control groups, which it leaves on the host, unless they were there *before*."""
+
+    def forget() -> None:
+        for group in set(Path("/sys/fs/cgroup").glob(PODMANS_GROUPS)) - before:
+            with contextlib.suppress(OSError):  # somebody else's podman is in it by now
+                group.rmdir()
+
+    return forget
+
+
 def podman(bed: Bed, n: int) -> Started:
     """Containers of a local image of busybox, in a store of the bed's own."""
     base = ["podman", "--runtime", "runc", "--cgroup-manager", "cgroupfs", "--storage-driver", "vfs"]
@@ -201,6 +216,7 @@ def podman(bed: Bed, n: int) -> Started:
         tar.addfile(link)
     image = "localhost/popnet-bench:busybox"
     bed.run([*base, "import", str(archive), image], timeout_s=60)
+    bed.at_end(_forget_groups(set(Path("/sys/fs/cgroup").glob(PODMANS_GROUPS))))
     limits = ["--ulimit", "nofile=10000:10000", "--ulimit", "nproc=4096:4096", "--network", "none"]
     run = [*base, "run", "--rm", "--interactive", *limits, image, "/bin/sh", "-c", "echo ready; read line"]
     bed.at_end(
