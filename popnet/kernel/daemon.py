@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
+from pathlib import Path
 from typing import Any, Final
 
 from popnet import __version__
@@ -334,7 +335,9 @@ class Daemon:
         config = self.config
         kernel = config.kernel
         # Until here the daemon may use any CPU, so that it does not wait for init, which builds the root.
-        os.sched_setaffinity(0, config.housekeeping or kernel.cpus)
+        for task in Path("/proc/self/task").iterdir():  # one of the pool may have begun already, or end now
+            with contextlib.suppress(ProcessLookupError):
+                os.sched_setaffinity(int(task.name), config.housekeeping or kernel.cpus)
         self._tap = tap.open_tap("eth0", offload=kernel.offload)
         networks, mtu = (config.subnet, config.subnet6), kernel.mtu
         configured = nic.configure("eth0", config.kid, *networks, mtu, IPv4Address(config.address))

@@ -54,7 +54,7 @@ def test_in_the_foreground(lab: Lab) -> None:
             said.append(manager.recv(4096).decode())
     rows = [json.loads(line) for line in errors.decode().splitlines()]
     about = {(row.get("kernel"), row["subsystem"]) for row in rows}
-    assert {("k1", "dmesg"), ("k2", "dmesg"), ("k1", "events"), ("k1", "message.endpoint")} <= about
+    assert {("k1", "dmesg"), ("k2", "dmesg"), ("k1", "events"), ("k1", "message.linkend")} <= about
     assert [row["text"] for row in rows if row.get("event") == "machine.up"] == ["machine lab: up"]
     assert lab.machines() == []
 
