@@ -1,6 +1,7 @@
 """Programs pumped by a loop: every byte, flow control both ways, and ends of all kinds."""
 
 import asyncio
+import gc
 import hashlib
 import os
 import signal
@@ -99,6 +100,7 @@ async def test_a_signal_that_ended_it_is_a_negative_status() -> None:
 
 async def test_a_program_that_does_not_exist_is_an_error_and_leaves_nothing() -> None:
     for size in (None, (80, 24)):
+        gc.collect()  # those of earlier tests
         before = {file.name for file in Path("/proc/self/fd").iterdir()}
         with pytest.raises(SpawnFailed) as failed:
             Watched("no-such-program-anywhere", size=size)

@@ -1,5 +1,6 @@
 """Programs on ptys and on pipes: what they inherit, what is told when they do not start."""
 
+import gc
 import os
 import signal
 import sys
@@ -37,6 +38,7 @@ def run_on_pty(*argv: str, by_path: bool = False, **options: str) -> tuple[bytes
 
 
 def open_files() -> set[str]:
+    gc.collect()  # those of earlier tests
     return {file.name for file in Path("/proc/self/fd").iterdir()}
 
 
