@@ -40,7 +40,12 @@ def child(source: str) -> Any:
 def test_turns_get_shorter_for_this_thread_alone() -> None:
     told = child(CHILD)
     assert told["took"]
-    assert told["before"][:2] == told["after"][:2] == told["thread"][:2] == [os.SCHED_OTHER, 3]
+    assert (
+        told["before"][:2]
+        == told["after"][:2]
+        == told["thread"][:2]
+        == [os.SCHED_OTHER, min(19, os.nice(0) + 3)]
+    )
     if told["before"][2] == 0:
         pytest.skip("this host's scheduler knows no turns")
     assert told["after"][2] == promptness.TURN_NS
