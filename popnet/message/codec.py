@@ -14,7 +14,6 @@ import json
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from io import BytesIO
 from typing import Any, Final, TypeAlias
 
 from popnet.core import limits
@@ -191,7 +190,7 @@ class Reassembly:
     def __init__(self, size_max: int = limits.MESSAGE_SIZE_MAX) -> None:
         self._size_max = size_max
         self._of: tuple[int, int, int] | None = None
-        self._parts = BytesIO()
+        self._parts: list[bytes] = []
         self._size = 0
 
     def feed(self, record: Record) -> Record | None:
@@ -209,10 +208,10 @@ class Reassembly:
             raise LinkViolation(f"a message longer than {self._size_max} bytes")
         if more and not record.body:
             raise LinkViolation("an empty fragment")
-        self._parts.write(record.body)
+        self._parts.append(record.body)
         self._of = of
         if more:
             return None
-        body = self._parts.getvalue()  # its own memory, no copy
-        self._of, self._parts, self._size = None, BytesIO(), 0
+        body = b"".join(self._parts)
+        self._of, self._parts, self._size = None, [], 0
         return Record(record.kind, flags, record.id, record.generation, body)
