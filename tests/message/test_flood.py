@@ -20,7 +20,7 @@ SENDERS = (2, 3, 4)
 def stored(endpoint: Endpoint) -> dict[int, int]:
     """Bytes of unfinished messages that *endpoint* holds, by their sender."""
     return {
-        kid: sum(parts._parts.tell() for parts in peer._parts.values())
+        kid: sum(sum(map(len, parts._parts)) for parts in peer._parts.values())
         for kid, peer in endpoint._peers.items()
         if kid != endpoint.kid
     }
